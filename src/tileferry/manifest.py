@@ -1,0 +1,304 @@
+"""The manifest: text to rows, streamed, errors with file and line.
+
+CSV with a header (`tileId,path`, further columns are carried along untouched) or JSON lines with the same keys.
+A bad row is no error: it becomes a `BadRow` that says what is wrong and where, and the others go on.
+"""
+
+from __future__ import annotations
+
+import csv
+import difflib
+import io
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import msgspec
+
+from tileferry.errors import ManifestError, printable
+from tileferry.model import BadRow, Row
+
+TILE_COLUMN = "tileId"
+PATH_COLUMN = "path"
+
+LONGEST_ROW = 1024 * 1024
+"""Characters; a quote that is never closed would otherwise swallow the rest of the file."""
+
+_JSON_SUFFIXES = frozenset({".jsonl", ".ndjson"})
+
+_NOT_TEXT = (
+    (b"PK\x03\x04", "an Excel or OpenDocument file; save it as CSV (UTF-8)"),
+    (b"\xd0\xcf\x11\xe0", "an old Excel file; save it as CSV (UTF-8)"),
+    (b"\x1f\x8b", "compressed (gzip); unpack it first"),
+    (b"%PDF", "a PDF document; export the table as CSV (UTF-8)"),
+    (b"SQLite format 3\0", "a database; export the table as CSV (UTF-8)"),
+    (b"\xff\xd8\xff", "a picture; name the table that lists the pictures"),
+    (b"\x89PNG", "a picture; name the table that lists the pictures"),
+    (b"\xff\xfe", "in UTF-16; save it as CSV UTF-8"),
+    (b"\xfe\xff", "in UTF-16; save it as CSV UTF-8"),
+)
+
+Cells = Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """A manifest whose head has been read. `extra_columns` are those beyond tile and path, in file order.
+
+    In JSON lines any row may have further keys; `extra_columns` are then those of the first.
+    """
+
+    path: Path
+    extra_columns: tuple[str, ...] = ()
+    header: tuple[str, ...] | None = field(default=None, repr=False)
+
+    def rows(self) -> Iterator[Row | BadRow]:
+        """The rows, read as a stream from the beginning; blocking.
+
+        Raises `ManifestError` when the file cannot be read on; the rows before that are good.
+        """
+        try:
+            with _open(self.path) as text:
+                yield from _csv_rows(self, text) if self.header is not None else _json_rows(self, text)
+        except OSError as exc:
+            raise _unreadable(self.path, exc) from exc
+
+
+def open_manifest(path: Path) -> Manifest:
+    """Read the head of the manifest at `path` and tell what it is.
+
+    Raises `ManifestError` when it is missing, no text, or lacks a column.
+    """
+    try:
+        with path.open("rb") as file:
+            head = file.read(4096)
+    except OSError as exc:
+        raise _unreadable(path, exc) from exc
+    _check_text(path, head)
+    first = head.removeprefix(b"\xef\xbb\xbf").lstrip()
+    if not first:
+        raise ManifestError(f"{printable(str(path))} is empty; {_EXPECTED}")
+    if first.startswith(b"{") or path.suffix.lower() in _JSON_SUFFIXES:
+        return _json_manifest(path)
+    return _csv_manifest(path)
+
+
+_EXPECTED = (
+    f"expected a header line with the columns {TILE_COLUMN} and {PATH_COLUMN}, for example "
+    f"`{TILE_COLUMN},{PATH_COLUMN}`, and a line for each picture."
+)
+
+
+def _csv_manifest(path: Path) -> Manifest:
+    with _open(path) as text:
+        lines = _Lines(text)
+        for header in csv.reader(lines, strict=True):
+            if any(cell.strip() for cell in header):
+                return Manifest(path, _extra_columns(path, lines.begun, header), tuple(header))
+    raise ManifestError(f"{printable(str(path))} holds blank lines only; {_EXPECTED}")
+
+
+def _extra_columns(path: Path, line: int, header: Sequence[str]) -> tuple[str, ...]:
+    names = [cell.strip().lower() for cell in header]
+    for column in (TILE_COLUMN, PATH_COLUMN):
+        where = f"{printable(str(path))}, line {line}"
+        found = ", ".join(printable(cell.strip()) or '""' for cell in header)
+        if column.lower() not in names:
+            near = difflib.get_close_matches(column.lower(), names, n=1, cutoff=0.6)
+            hint = f" Is {printable(header[names.index(near[0])].strip())} meant to be {column}?" if near else ""
+            raise ManifestError(
+                f"{where}: there is no column {column}. Found: {found}.{hint} Name the columns "
+                f"{TILE_COLUMN} and {PATH_COLUMN} in the first line."
+            )
+        if names.count(column.lower()) > 1:
+            raise ManifestError(f"{where}: the column {column} is there twice. Found: {found}.")
+    return tuple(cell.strip() for cell in header if cell.strip().lower() not in _REQUIRED)
+
+
+_REQUIRED = frozenset({TILE_COLUMN.lower(), PATH_COLUMN.lower()})
+
+
+def _csv_rows(manifest: Manifest, text: io.TextIOBase) -> Iterator[Row | BadRow]:
+    header = [cell.strip() for cell in manifest.header or ()]
+    lines = _Lines(text)
+    reader = csv.reader(lines, strict=True)
+    beyond_header = False
+    while True:
+        lines.begin_row()
+        try:
+            cells = next(reader, None)
+        except csv.Error as exc:
+            # Where a quote goes astray, nobody can tell where the next row begins.
+            raise ManifestError(
+                f"{printable(str(manifest.path))}, line {lines.begun}: {_csv_problem(exc)} Mend that line; the "
+                "rows before it are good."
+            ) from exc
+        if cells is None:
+            return
+        if not any(cell.strip() for cell in cells):
+            continue
+        if not beyond_header:
+            beyond_header = True
+            continue
+        yield _csv_row(manifest, lines.begun, header, cells)
+
+
+def _csv_row(manifest: Manifest, line: int, header: list[str], cells: list[str]) -> Row | BadRow:
+    named = dict(zip(header, cells, strict=False))
+    while len(cells) > len(header) and not cells[-1].strip():
+        cells = cells[:-1]
+    problem = ""
+    if len(cells) != len(header):
+        many = "many" if len(cells) > len(header) else "few"
+        problem = (
+            f"there are too {many} fields: {len(cells)} instead of {len(header)} ({', '.join(header)}); a field "
+            'that holds a comma needs quotes ("…")'
+        )
+        problem = printable(problem)
+    return _row(manifest, line, named, problem)
+
+
+def _json_manifest(path: Path) -> Manifest:
+    with _open(path) as text:
+        for row in _json_objects(path, text):
+            if not isinstance(row[1], str):
+                extra = [name for name in row[1] if name.lower() not in _REQUIRED]
+                missing = [
+                    column
+                    for column in (TILE_COLUMN, PATH_COLUMN)
+                    if column.lower() not in {name.lower() for name in row[1]}
+                ]
+                if len(missing) == 2:
+                    found = printable(", ".join(row[1])) or "none"
+                    raise ManifestError(
+                        f"{printable(str(path))}, line {row[0]}: there are no keys {TILE_COLUMN} and "
+                        f"{PATH_COLUMN}. Found: {found}. Each line must look like "
+                        f'{{"{TILE_COLUMN}": "hero-1", "{PATH_COLUMN}": "images/hero.jpg"}}.'
+                    )
+                return Manifest(path, tuple(extra))
+    raise ManifestError(
+        f"{printable(str(path))} holds no JSON object; each line must look like "
+        f'{{"{TILE_COLUMN}": "hero-1", "{PATH_COLUMN}": "images/hero.jpg"}}.'
+    )
+
+
+def _json_rows(manifest: Manifest, text: io.TextIOBase) -> Iterator[Row | BadRow]:
+    for line, found in _json_objects(manifest.path, text):
+        if isinstance(found, str):
+            yield _row(manifest, line, {}, found)
+            continue
+        yield _row(manifest, line, {name: _as_text(value) for name, value in found.items()}, "")
+
+
+def _json_objects(path: Path, text: io.TextIOBase) -> Iterator[tuple[int, dict[str, object] | str]]:
+    """Each line's number with its object, or with what is wrong with it."""
+    for number, line in enumerate(iter(lambda: text.readline(LONGEST_ROW), ""), start=1):
+        if len(line) >= LONGEST_ROW:
+            raise ManifestError(
+                f"{printable(str(path))}, line {number}: this line is longer than {LONGEST_ROW} characters; is it "
+                "one JSON object a line?"
+            )
+        if not line.strip():
+            continue
+        try:
+            yield number, msgspec.json.decode(line.encode("utf-8", "surrogateescape"), type=dict[str, object])
+        except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError):
+            yield number, f"this line is not a JSON object: {printable(line.strip()[:60])}"
+
+
+def _row(manifest: Manifest, line: int, named: Cells, problem: str) -> Row | BadRow:
+    cells = {name.lower(): value for name, value in named.items()}
+    tile_id = cells.get(TILE_COLUMN.lower(), "").strip()
+    source = cells.get(PATH_COLUMN.lower(), "").strip()
+    extra = {name: value for name, value in named.items() if name.lower() not in _REQUIRED}
+    problem = problem or _problem(tile_id, source)
+    if problem:
+        return BadRow(
+            line=line,
+            tile_id=tile_id,
+            source=source,
+            problem=f"{printable(manifest.path.name)}, line {line}: {problem}",
+            extra=extra,
+        )
+    # Absolute, so that the same file has the same name in the ledger wherever tileferry is started from.
+    path = (manifest.path.parent / source).absolute()
+    return Row(line=line, tile_id=tile_id, source=source, path=path, extra=extra)
+
+
+def _problem(tile_id: str, source: str) -> str:
+    if not tile_id:
+        return f"the {TILE_COLUMN} is empty; give the id of the tile that the picture belongs to"
+    if not source:
+        return f"the {PATH_COLUMN} is empty; give the picture's file"
+    for name, text in ((TILE_COLUMN, tile_id), (PATH_COLUMN, source)):
+        if "\0" in text:
+            return f"the {name} holds a NUL character; was the file damaged?"
+    if any("\ud800" <= character <= "\udfff" for character in tile_id):
+        return f"the {TILE_COLUMN} is not proper UTF-8; save the manifest as UTF-8"
+    return ""
+
+
+def _as_text(value: object) -> str:
+    return value if isinstance(value, str) else "" if value is None else msgspec.json.encode(value).decode()
+
+
+def _csv_problem(error: csv.Error) -> str:
+    told = str(error)
+    if "field larger" in told or "unexpected end" in told:
+        return "a quote is opened here and never closed."
+    if "expected after" in told:
+        return "a quoted field does not end where its quote ends."
+    return f"this is not proper CSV ({told})."
+
+
+def _check_text(path: Path, head: bytes) -> None:
+    for beginning, what in _NOT_TEXT:
+        if head.startswith(beginning):
+            raise ManifestError(f"{printable(str(path))} is {what}.")
+    if b"\0" in head:
+        raise ManifestError(f"{printable(str(path))} is no text file; expected CSV or JSON lines in UTF-8.")
+
+
+def _open(path: Path) -> io.TextIOWrapper:
+    # What is not UTF-8 is kept as it is: on many systems it is a perfectly good file name.
+    return path.open(encoding="utf-8-sig", errors="surrogateescape", newline="")
+
+
+def _unreadable(path: Path, error: OSError) -> ManifestError:
+    name = printable(str(path))
+    if isinstance(error, FileNotFoundError):
+        return ManifestError(f"the manifest {name} does not exist.")
+    if isinstance(error, IsADirectoryError):
+        return ManifestError(f"{name} is a folder; name the manifest in it.")
+    if isinstance(error, PermissionError):
+        return ManifestError(f"the manifest {name} may not be read: permission denied.")
+    return ManifestError(f"the manifest {name} cannot be read: {error.strerror}.")
+
+
+class _Lines:
+    """Lines for the CSV reader, counted: `begun` is the line on which the current row began."""
+
+    def __init__(self, text: io.TextIOBase) -> None:
+        self._text = text
+        self._number = 0
+        self._length = 0
+        self.begun = 0
+
+    def begin_row(self) -> None:
+        """The next line begins a row."""
+        self.begun = self._number + 1
+        self._length = 0
+
+    def __iter__(self) -> Iterator[str]:
+        return self
+
+    def __next__(self) -> str:
+        line = self._text.readline(LONGEST_ROW)
+        if not line:
+            raise StopIteration
+        self._number += 1
+        self.begun = self.begun or self._number
+        self._length += len(line)
+        if self._length >= LONGEST_ROW:
+            raise csv.Error("field larger than a row may be")
+        return line

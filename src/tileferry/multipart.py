@@ -1,0 +1,82 @@
+"""The body of one upload attempt: multipart/form-data with one file part and an exact length.
+
+A body serves one attempt only. One that is used a second time would post an empty file, and a friendly server
+would answer 200 to it; so each attempt builds its own.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import AsyncIterator
+from pathlib import PurePath
+
+from tileferry.errors import TileferryError
+from tileferry.model import ImageKind
+
+MAX_FILENAME_BYTES = 200
+"""Longest filename sent, in UTF-8 bytes: hosts commonly store names in 255 bytes and add some of their own."""
+
+
+class Body:
+    """One file part, framed. `content` is the whole picture, or its chunks where it is streamed from disk.
+
+    After an attempt `failure` tells why the picture could not be read, and `handed_over` whether its last byte
+    was given to the connection: if not, nothing whole can have arrived on the other side.
+    """
+
+    def __init__(
+        self, *, field_name: str, filename: str, kind: ImageKind, size: int, content: bytes | AsyncIterator[bytes]
+    ) -> None:
+        boundary = f"tileferry-{secrets.token_hex(16)}"
+        disposition = f'form-data; name="{field_name}"; filename="{encoded_filename(filename)}"'
+        self._head = (
+            f"--{boundary}\r\nContent-Disposition: {disposition}\r\nContent-Type: {kind.value}\r\n\r\n"
+        ).encode()
+        self._content = content
+        self._tail = f"\r\n--{boundary}--\r\n".encode()
+        self.content_type = f"multipart/form-data; boundary={boundary}"
+        self.length = len(self._head) + size + len(self._tail)
+        self.failure: TileferryError | None = None
+        self.handed_over = False
+
+    def payload(self) -> bytes | AsyncIterator[bytes]:
+        """What the HTTP client sends: the bytes at once, or a stream of `length` bytes."""
+        if isinstance(self._content, bytes):
+            self.handed_over = True
+            return b"".join((self._head, self._content, self._tail))
+        return self._stream(self._content)
+
+    async def _stream(self, chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+        yield self._head
+        try:
+            async for chunk in chunks:
+                yield chunk
+        except TileferryError as exc:
+            # The HTTP client wraps whatever its body raises; the reason must not get lost in that.
+            self.failure = exc
+            raise
+        self.handed_over = True
+        yield self._tail
+
+
+def encoded_filename(filename: str) -> str:
+    """`filename` as browsers send it: UTF-8, with quote, CR and LF percent-encoded (HTML standard).
+
+    What cannot be text is replaced, a directory is dropped, and a name that is too long loses its middle part
+    but keeps its ending.
+    """
+    name = filename.replace("\\", "/").rsplit("/", 1)[-1]
+    name = name.encode("utf-8", "replace").decode("utf-8")
+    name = _shortened(name) or "image"
+    for character, code in (('"', "%22"), ("\r", "%0D"), ("\n", "%0A"), ("\0", "%00")):
+        name = name.replace(character, code)
+    return name
+
+
+def _shortened(name: str) -> str:
+    if len(name.encode()) <= MAX_FILENAME_BYTES:
+        return name
+    ending = PurePath(name).suffix
+    stem = name.removesuffix(ending)
+    ending = ending if len(ending.encode()) <= 16 else ""
+    return stem.encode()[: MAX_FILENAME_BYTES - len(ending.encode())].decode("utf-8", "ignore") + ending
