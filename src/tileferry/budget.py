@@ -1,0 +1,174 @@
+"""How often a call may leave: so many in any minute, evenly, and none during a cool-down.
+
+The kind of window that the API keeps is unknown, so the strictest reading holds: in *any* span of a minute no
+more than `rate` calls leave. They leave evenly spaced, because a burst at the start is what other clients of the
+same token would stumble over. A call counts from the moment it really leaves (its connection may have taken
+seconds to come about), and while it is on its way there it holds its place.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import enum
+import heapq
+import itertools
+from collections import deque
+from collections.abc import Callable
+
+from tileferry.clock import Clock
+from tileferry.events import CoolDownBegan, Listener
+
+WINDOW = 60.0
+"""The span, in seconds, over which the API counts (documented: 600 requests a minute)."""
+
+CATCH_UP = 1.0
+"""Seconds of delay (a busy processor, a late timer) that are made up for; the window holds all the same."""
+
+
+class Urgency(enum.IntEnum):
+    """Who goes first when the budget is short: what ends an image before what begins one."""
+
+    RESULT = 0
+    RESERVE = 1
+
+
+class CoolDown:
+    """A pause that the other side asked for; it only ever grows, and nobody's patience runs meanwhile."""
+
+    def __init__(self, host: str, clock: Clock, tell: Listener) -> None:
+        self._host = host
+        self._clock = clock
+        self._tell = tell
+        self._until = 0.0
+        self._still = contextlib.ExitStack()
+        self._timer: asyncio.TimerHandle | None = None
+
+    def begin(self, seconds: float) -> None:
+        """Let no call leave for `seconds` from now."""
+        until = self._clock.now() + seconds
+        if until <= self._until:
+            return
+        if self._timer is None:
+            self._still.enter_context(self._clock.standing_still())
+        else:
+            self._timer.cancel()
+        self._until = until
+        self._timer = asyncio.get_running_loop().call_later(seconds, self._end)
+        self._tell(CoolDownBegan(host=self._host, seconds=seconds))
+
+    def remaining(self) -> float:
+        """Seconds until calls may leave again; zero if they may."""
+        return max(0.0, self._until - self._clock.now()) if self._timer else 0.0
+
+    async def over(self) -> None:
+        """Wait until calls may leave."""
+        await asyncio.sleep(self.remaining())
+        if self.remaining() > 0:  # it grew meanwhile
+            await self.over()
+
+    def close(self) -> None:
+        """Drop the timer."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._end()
+
+    def _end(self) -> None:
+        self._timer = None
+        self._still.close()
+
+
+class Turn:
+    """The right to make one call. Say `left` when it leaves; `give_back` returns a right that was not used."""
+
+    __slots__ = ("_left", "_settle")
+
+    def __init__(self, settle: Callable[[bool], None]) -> None:
+        self._settle = settle
+        self._left = False
+
+    def left(self) -> None:
+        """The call is leaving now."""
+        if not self._left:
+            self._left = True
+            self._settle(True)
+
+    def give_back(self) -> None:
+        """The call is over; if it never left, its place is free again."""
+        if not self._left:
+            self._left = True
+            self._settle(False)
+
+
+class Budget:
+    """The calls of one token: at most `rate` in any `WINDOW` + `margin` seconds, the most urgent first."""
+
+    def __init__(self, rate: int, *, margin: float, clock: Clock, cool_down: CoolDown) -> None:
+        self.cool_down = cool_down
+        self._rate = rate
+        self._span = WINDOW + margin
+        self._interval = self._span / rate
+        self._clock = clock
+        self._next = clock.now()
+        self._departures: deque[float] = deque()
+        self._leaving = 0
+        self._numbers = itertools.count()
+        self._queue: list[tuple[int, int, asyncio.Future[None]]] = []
+        self._timer: asyncio.TimerHandle | None = None
+
+    async def turn(self, urgency: Urgency) -> Turn:
+        """Wait until one more call may leave."""
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        heapq.heappush(self._queue, (urgency, next(self._numbers), future))
+        self._serve()
+        try:
+            await future
+        except asyncio.CancelledError:
+            if future.done() and not future.cancelled():
+                self._settle(False)
+            raise
+        return Turn(self._settle)
+
+    def close(self) -> None:
+        """Drop the timers."""
+        self.cool_down.close()
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _settle(self, left: bool) -> None:
+        self._leaving -= 1
+        if left:
+            self._departures.append(self._clock.now())
+        self._serve()
+
+    def _serve(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        while self._queue:
+            if self._queue[0][2].done():
+                heapq.heappop(self._queue)
+                continue
+            wait = self._wait()
+            if wait is None:
+                return
+            if wait > 0:
+                self._timer = asyncio.get_running_loop().call_later(wait, self._serve)
+                return
+            now = self._clock.now()
+            self._next = max(self._next, now - CATCH_UP) + self._interval
+            self._leaving += 1
+            heapq.heappop(self._queue)[2].set_result(None)
+
+    def _wait(self) -> float | None:
+        """Seconds until the next call may leave; `None` if that depends on one that is about to leave."""
+        now = self._clock.now()
+        while self._departures and self._departures[0] <= now - self._span:
+            self._departures.popleft()
+        wait: float = max(0.0, self._next - now, self.cool_down.remaining())
+        if len(self._departures) + self._leaving >= self._rate:
+            if not self._departures:
+                return None
+            wait = max(wait, self._departures[0] + self._span - now)
+        return wait
