@@ -37,7 +37,7 @@ from tileferry.settings import Settings, is_loopback
 from tileferry.wire import Answer, exchange, host_of, open_session, post_body
 
 CALL_SECONDS = 120.0
-"""Bound on one API call as a whole; its answers are small, and `Timing.answer` bounds the silence within it."""
+"""Bound on one call as a whole, once its body has left: answers are small. `Timing.answer` bounds the silence."""
 
 UPLOAD_HOST = "the upload host"
 """What the upload host is called in messages; the API may name a different one with every slot."""
@@ -185,7 +185,7 @@ class Api:
     async def _upload_once(self, slot: Slot, body: Body) -> None:
         with self._recorded(Call.UPLOAD, self._uploads.cool_down) as record:
             record.answer = answer = await post_body(
-                self._upload_session, slot.url, body, stall=self._timing.stall
+                self._upload_session, slot.url, body, stall=self._timing.stall, total=CALL_SECONDS
             )
             answers.check_upload(
                 answer,

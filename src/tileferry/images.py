@@ -66,10 +66,9 @@ def fingerprint(path: Path) -> Fingerprint:
 
 def examine(path: Path) -> Examined:
     """Read the file once: kind, size, digest. Blocking. Raises `ImageError` when it is unfit for upload."""
+    fingerprint(path)  # a folder, a pipe or a socket is named as such, and never opened
     try:
-        # Non-blocking, so that a pipe which took the file's place cannot hold up the run.
-        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
-        with os.fdopen(descriptor, "rb", buffering=0) as file:
+        with open(path, "rb", buffering=0, opener=_open_promptly) as file:
             return _examine_open(path, file)
     except (OSError, ValueError) as exc:
         raise _unreadable(path, exc) from exc
@@ -98,7 +97,7 @@ async def read_chunks(image: SourceImage) -> AsyncIterator[bytes]:
     read = 0
     held = b""
     try:
-        async with aiofiles.open(image.path, "rb", buffering=0) as file:
+        async with aiofiles.open(image.path, "rb", buffering=0, opener=_open_promptly) as file:
             while chunk := await file.read(CHUNK_BYTES):
                 digest.update(chunk)
                 read += len(chunk)
@@ -123,6 +122,11 @@ def changed(path: Path) -> ImageChangedError:
         "complete.",
         reason="file changed",
     )
+
+
+def _open_promptly(path: str, flags: int) -> int:
+    # A pipe that took the file's place would hold up whoever opens it until someone writes to it.
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
 
 
 def _examine_open(path: Path, file: BinaryIO) -> Examined:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import difflib
 import io
+import stat
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -70,6 +71,10 @@ def open_manifest(path: Path) -> Manifest:
     Raises `ManifestError` when it is missing, no text, or lacks a column.
     """
     try:
+        # A pipe cannot be read a second time, and opening one would wait for whoever writes to it.
+        mode = path.stat().st_mode
+        if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+            raise ManifestError(f"{printable(str(path))} is no regular file; save the manifest to a file first.")
         with path.open("rb") as file:
             head = file.read(4096)
     except OSError as exc:
@@ -91,10 +96,8 @@ _EXPECTED = (
 
 def _csv_manifest(path: Path) -> Manifest:
     with _open(path) as text:
-        lines = _Lines(text)
-        for header in csv.reader(lines, strict=True):
-            if any(cell.strip() for cell in header):
-                return Manifest(path, _extra_columns(path, lines.begun, header), tuple(header))
+        for line, header in _csv_records(path, text):
+            return Manifest(path, _extra_columns(path, line, header), tuple(header))
     raise ManifestError(f"{printable(str(path))} holds blank lines only; {_EXPECTED}")
 
 
@@ -120,9 +123,16 @@ _REQUIRED = frozenset({TILE_COLUMN.lower(), PATH_COLUMN.lower()})
 
 def _csv_rows(manifest: Manifest, text: io.TextIOBase) -> Iterator[Row | BadRow]:
     header = [cell.strip() for cell in manifest.header or ()]
+    records = _csv_records(manifest.path, text)
+    next(records, None)  # the header
+    for line, cells in records:
+        yield _csv_row(manifest, line, header, cells)
+
+
+def _csv_records(path: Path, text: io.TextIOBase) -> Iterator[tuple[int, list[str]]]:
+    """Each record that is not blank, the header too, with the number of the line on which it begins."""
     lines = _Lines(text)
     reader = csv.reader(lines, strict=True)
-    beyond_header = False
     while True:
         lines.begin_row()
         try:
@@ -130,17 +140,13 @@ def _csv_rows(manifest: Manifest, text: io.TextIOBase) -> Iterator[Row | BadRow]
         except csv.Error as exc:
             # Where a quote goes astray, nobody can tell where the next row begins.
             raise ManifestError(
-                f"{printable(str(manifest.path))}, line {lines.begun}: {_csv_problem(exc)} Mend that line; the "
-                "rows before it are good."
+                f"{printable(str(path))}, line {lines.begun}: {_csv_problem(exc)} Mend that line; nothing beyond "
+                "it could be read."
             ) from exc
         if cells is None:
             return
-        if not any(cell.strip() for cell in cells):
-            continue
-        if not beyond_header:
-            beyond_header = True
-            continue
-        yield _csv_row(manifest, lines.begun, header, cells)
+        if any(cell.strip() for cell in cells):
+            yield lines.begun, cells
 
 
 def _csv_row(manifest: Manifest, line: int, header: list[str], cells: list[str]) -> Row | BadRow:
@@ -187,11 +193,11 @@ def _json_rows(manifest: Manifest, text: io.TextIOBase) -> Iterator[Row | BadRow
         if isinstance(found, str):
             yield _row(manifest, line, {}, found)
             continue
-        yield _row(manifest, line, {name: _as_text(value) for name, value in found.items()}, "")
+        yield _row(manifest, line, found, "")
 
 
-def _json_objects(path: Path, text: io.TextIOBase) -> Iterator[tuple[int, dict[str, object] | str]]:
-    """Each line's number with its object, or with what is wrong with it."""
+def _json_objects(path: Path, text: io.TextIOBase) -> Iterator[tuple[int, dict[str, str] | str]]:
+    """Each line's number with its object, values as text, or with what is wrong with it."""
     for number, line in enumerate(iter(lambda: text.readline(LONGEST_ROW), ""), start=1):
         if len(line) >= LONGEST_ROW:
             raise ManifestError(
@@ -201,9 +207,12 @@ def _json_objects(path: Path, text: io.TextIOBase) -> Iterator[tuple[int, dict[s
         if not line.strip():
             continue
         try:
-            yield number, msgspec.json.decode(line.encode("utf-8", "surrogateescape"), type=dict[str, object])
+            found = msgspec.json.decode(line.encode("utf-8", "surrogateescape"), type=dict[str, object])
+            cells = {name: _as_text(value) for name, value in found.items()}
         except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError):
             yield number, f"this line is not a JSON object: {printable(line.strip()[:60])}"
+        else:
+            yield number, cells
 
 
 def _row(manifest: Manifest, line: int, named: Cells, problem: str) -> Row | BadRow:
@@ -255,7 +264,8 @@ def _check_text(path: Path, head: bytes) -> None:
     for beginning, what in _NOT_TEXT:
         if head.startswith(beginning):
             raise ManifestError(f"{printable(str(path))} is {what}.")
-    if b"\0" in head:
+    # Below the header a NUL character spoils its own row only.
+    if b"\0" in head.lstrip().partition(b"\n")[0]:
         raise ManifestError(f"{printable(str(path))} is no text file; expected CSV or JSON lines in UTF-8.")
 
 
@@ -297,7 +307,6 @@ class _Lines:
         if not line:
             raise StopIteration
         self._number += 1
-        self.begun = self.begun or self._number
         self._length += len(line)
         if self._length >= LONGEST_ROW:
             raise csv.Error("field larger than a row may be")

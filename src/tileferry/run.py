@@ -15,7 +15,6 @@ from tileferry import history
 from tileferry.api import open_api
 from tileferry.auth import Credentials
 from tileferry.clock import Clock
-from tileferry.errors import FatalError
 from tileferry.events import DrainBegan, Listener, RetryPlanned, RowEnded, RunEnded, RunStarted, Summary, broadcast
 from tileferry.ferry import Ferry
 from tileferry.ledger import open_ledger

@@ -94,7 +94,6 @@ class Transfer:
         self._stage = Stage.CLAIMED
         self._slot = claim.slot
         self._doubt = Delivery.NOTHING
-        self._ever_in_doubt = False
         self._refusal: SlotRefusedError | None = None
         self._slots_refused = 0
         # When a body was last sent that arrived, or may have; and when one was first accepted, in patience's time.
@@ -129,7 +128,7 @@ class Transfer:
             self._accepted_at = self._clock.moving() - claim.age
         else:
             self._stage = Stage.RESERVED
-            self._in_doubt(Delivery.WHOLE)
+            self._doubt = Delivery.WHOLE
 
     async def _go_on(self) -> StoredImage | None:
         """From wherever the image stands, as far as it goes; called again after each passing failure."""
@@ -157,7 +156,6 @@ class Transfer:
         self._slot = slot
         self._stage = Stage.RESERVED
         self._doubt = Delivery.NOTHING
-        self._ever_in_doubt = False
         self._accepted_at = None
         self._trouble.passed()
 
@@ -170,14 +168,13 @@ class Transfer:
         except TransientError as exc:
             if exc.delivery is not Delivery.NOTHING:
                 self._sent_at = self._clock.now()
-                self._in_doubt(exc.delivery)
+                self._doubt = exc.delivery
             raise
         except SlotRefusedError as exc:
-            if not self._ever_in_doubt:
-                self._sent_at = self._clock.now()
-            # Hosts have been known to store and refuse in one breath, and an earlier body may be in the way.
+            # An earlier body may be what is in the way; and hosts have been known to refuse what they then keep.
+            self._sent_at = self._clock.now()
             self._refusal = exc
-            self._in_doubt(Delivery.WHOLE)
+            self._doubt = Delivery.WHOLE
             return
         self._sent_at = self._clock.now()
         if self._accepted_at is None:
@@ -267,10 +264,6 @@ class Transfer:
     def _step_aside(self) -> None:
         self._content = None
         self._seat.leave()
-
-    def _in_doubt(self, delivery: Delivery) -> None:
-        self._doubt = delivery
-        self._ever_in_doubt = True
 
     def _say_retry(self, error: TransientError, wait: float) -> None:
         self._tell(RetryPlanned(line=self._row.line, step=self._stage.value, problem=str(error), wait=wait))

@@ -96,19 +96,20 @@ async def post_body(
     body: Body,
     *,
     stall: float,
+    total: float,
     on_leaving: Callable[[], None] | None = None,
 ) -> Answer:
     """POST `body` to `url` exactly as received and read the answer.
 
-    A slow line may take as long as it needs; only when no byte has left for `stall` seconds is the attempt
-    given up. Raises `TransientError`, whose `delivery` says how much may have arrived, or what `body` itself
-    failed with.
+    A slow line may take as long as it needs; only when no byte has left for `stall` seconds is the attempt given
+    up, or when all have left and the whole answer is not there within `total` more. Raises `TransientError`, whose
+    `delivery` says how much may have arrived, or what `body` itself failed with.
     """
     tracker = aiohttp.UploadTracker()
     try:
         with _translated(url, Delivery.WHOLE):
             async with (
-                _moving(tracker, body.length, stall),
+                _moving(tracker, body.length, stall=stall, total=total),
                 session.post(
                     URL(url, encoded=True),
                     data=body.payload(),
@@ -151,8 +152,10 @@ async def _read(response: aiohttp.ClientResponse) -> Answer:
 
 
 @contextlib.asynccontextmanager
-async def _moving(tracker: aiohttp.UploadTracker, length: int, stall: float) -> AsyncIterator[None]:
-    """Time out when no byte of the upload leaves for `stall` seconds; the answer has a timeout of its own."""
+async def _moving(
+    tracker: aiohttp.UploadTracker, length: int, *, stall: float, total: float
+) -> AsyncIterator[None]:
+    """Time out when no byte of the upload leaves for `stall` seconds, or the answer takes more than `total`."""
     loop = asyncio.get_running_loop()
     seen = -1
     timer: asyncio.TimerHandle | None = None
@@ -162,11 +165,13 @@ async def _moving(tracker: aiohttp.UploadTracker, length: int, stall: float) -> 
         def look() -> None:
             nonlocal seen, timer
             written = tracker.bytes_written
-            if written == seen and written < length:
+            if written >= length:
+                deadline.reschedule(loop.time() + total)
+            elif written == seen:
                 deadline.reschedule(loop.time())
-                return
-            seen = written
-            timer = loop.call_later(stall, look)
+            else:
+                seen = written
+                timer = loop.call_later(stall, look)
 
         look()
         try:

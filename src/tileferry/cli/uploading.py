@@ -1,0 +1,234 @@
+"""`tileferry upload`: one manifest into one store, to a summary and an exit code."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import stat
+import tempfile
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tileferry.auth import Credentials
+from tileferry.cli.closing import Closing
+from tileferry.cli.screen import Screen, Taste, counting, open_screen, ticking
+from tileferry.cli.signals import Interruption, run_interruptibly
+from tileferry.errors import FatalError, TileferryError, UsageError, printable
+from tileferry.manifest import Manifest, open_manifest
+from tileferry.results import check_results_path, write_results
+from tileferry.run import open_run
+from tileferry.settings import EMULATOR_HOST, Settings
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+
+    from tileferry.run import Run
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """One upload as asked for: from where, to where, and what was typed for it.
+
+    `arguments` are the words after `tileferry`, `manifest` is that one of them which named the manifest.
+    """
+
+    settings: Settings
+    credentials: Credentials
+    results: Path | None
+    arguments: tuple[str, ...]
+    manifest: str
+
+
+def upload(
+    manifest: Path,
+    settings: Settings,
+    taste: Taste,
+    *,
+    results: Path | None = None,
+    token_file: Path | None = None,
+    arguments: tuple[str, ...] = (),
+    environment: Mapping[str, str] = os.environ,
+) -> int:
+    """Upload to the API that `settings` names; returns the exit code.
+
+    Raises `FatalError` when there is nothing to begin with; what ends the run later is said on the screen.
+    """
+    credentials = Credentials.from_environment(environment, token_file=token_file)
+    opened = _opened(manifest, results)
+    job = Job(
+        settings=settings,
+        credentials=credentials,
+        results=results,
+        arguments=arguments,
+        manifest=str(manifest),
+    )
+    with open_screen(taste, environment) as screen:
+        if token_file is not None and readable_by_others(token_file):
+            screen.warn(
+                f"others on this computer can read {printable(str(token_file))}; "
+                "keep it to yourself (chmod 600), for whoever has the token can change your site."
+            )
+        return _run(lambda interruption: _ferry(job, opened, screen, interruption), screen, environment)
+
+
+def upload_to_emulator(
+    manifest: Path,
+    settings: Settings,
+    taste: Taste,
+    *,
+    folder: Path | None = None,
+    results: Path | None = None,
+    arguments: tuple[str, ...] = (),
+    environment: Mapping[str, str] = os.environ,
+) -> int:
+    """Upload to an emulator that lives as long as this command; returns the exit code.
+
+    All it leaves is in `folder`, or else in a new temporary folder, which stays because a person wants to
+    look. Raises `FatalError` as `upload` does.
+    """
+    opened = _opened(manifest, results)
+    if folder is None:
+        folder = Path(tempfile.mkdtemp(prefix="tileferry-"))
+        arguments = (*arguments, "--emulator-folder", str(folder))
+    place = folder
+
+    async def work(screen: Screen, interruption: Interruption) -> int:
+        async with _emulated(settings, place) as (there, credentials):
+            job = Job(
+                settings=there,
+                credentials=credentials,
+                results=results or place / "results.csv",
+                arguments=arguments,
+                manifest=str(manifest),
+            )
+            screen.note(f"emulator at {there.api_url}; everything it keeps is in {printable(str(place))}")
+            return await _ferry(job, opened, screen, interruption)
+
+    with open_screen(taste, environment) as screen:
+        code = _run(lambda interruption: work(screen, interruption), screen, environment)
+        screen.note(
+            "To look at the stored images, run this and open the address it shows:\n"
+            f"  tileferry emulator --folder {printable(str(place))}"
+        )
+        return code
+
+
+def readable_by_others(path: Path) -> bool:
+    """Whether the file's permissions let anyone but its owner read it (where there are such permissions)."""
+    return os.name != "nt" and bool(path.stat().st_mode & (stat.S_IRGRP | stat.S_IROTH))
+
+
+def _run(work: Callable[[Interruption], Awaitable[int]], screen: Screen, environment: Mapping[str, str]) -> int:
+    """Run `work` to its exit code; a fatal error is said on the screen, in the form that it speaks."""
+    try:
+        return run_interruptibly(work, environment)
+    except FatalError as exc:
+        screen.progress.close()
+        screen.warn(str(exc), exc.exit_code)
+        return exc.exit_code
+
+
+@contextlib.asynccontextmanager
+async def _emulated(settings: Settings, folder: Path) -> AsyncIterator[tuple[Settings, Credentials]]:
+    """A running emulator: `settings` as they have to be for it, and what it takes for credentials."""
+    from tileferry.emulator import Emulator, EmulatorSettings
+
+    # Whoever lifts the rate wants to see how fast it goes, and not the emulator's limit.
+    defaults = EmulatorSettings()
+    emulation = replace(
+        defaults,
+        folder=folder,
+        store_id=settings.store_id,
+        field_name=settings.field_name,
+        rate=max(defaults.rate or 0, settings.pace.rate),
+    )
+    emulator = Emulator(emulation)
+    try:
+        await emulator.start()
+    except (OSError, ValueError) as exc:
+        raise UsageError(
+            f"the emulator's folder {printable(str(folder))} cannot be used: {exc}; name another."
+        ) from exc
+    try:
+        there = replace(
+            settings,
+            api_url=emulator.api_url,
+            ledger_host=EMULATOR_HOST,
+            ledger=settings.ledger or folder / "ledger.sqlite3",
+        )
+        yield there, Credentials(token=emulation.token)
+    finally:
+        await emulator.stop()
+
+
+async def _ferry(job: Job, manifest: Manifest, screen: Screen, interruption: Interruption) -> int:
+    """Upload all rows, write the results and say how it ended; returns the exit code.
+
+    Raises the `FatalError` that ended the run, after the results and the summary of what was done before it.
+    """
+    run: Run | None = None
+    ended: FatalError | None = None
+    unwritten: TileferryError | None = None
+    try:
+        with ticking(screen.progress), counting(manifest, screen):
+            async with open_run(
+                job.settings,
+                job.credentials,
+                listeners=screen.listeners,
+                manifest=str(manifest.path.absolute()),
+                extra_columns=manifest.extra_columns,
+            ) as run:
+                interruption.drain_with(run.drain)
+                ended = await _carry(run, manifest)
+                unwritten = await _write_results(job, manifest, run)
+    except FatalError as exc:
+        if run is None:
+            raise
+        # The run could not be closed in order, most often for the same reason that ended it.
+        ended = ended or exc
+    results = None if unwritten else job.results
+    screen.conclude(Closing(summary=run.summary, results=results, arguments=job.arguments, manifest=job.manifest))
+    if unwritten is not None and unwritten is not ended:
+        screen.warn(str(unwritten), UsageError.exit_code)
+    if ended is not None:
+        raise ended
+    if interruption.number is not None:
+        return interruption.exit_code
+    if not run.summary.complete:
+        return 1
+    return 0 if unwritten is None else UsageError.exit_code
+
+
+async def _carry(run: Run, manifest: Manifest) -> FatalError | None:
+    """Let all rows come to their outcomes; returns what ended the run before its time."""
+    try:
+        # The listeners have told each outcome already.
+        async for _outcome in run.upload(manifest.rows()):
+            pass
+    except FatalError as exc:
+        return exc
+    return None
+
+
+async def _write_results(job: Job, manifest: Manifest, run: Run) -> TileferryError | None:
+    """Write the results file, if one is wanted; returns what prevented it.
+
+    That is no reason to lose the summary: the ledger holds every result, and `tileferry results` writes it.
+    """
+    if job.results is None:
+        return None
+    try:
+        await run.flush()
+        await asyncio.to_thread(write_results, job.results, run.outcomes(), manifest.extra_columns)
+    except TileferryError as exc:
+        return exc
+    return None
+
+
+def _opened(manifest: Path, results: Path | None) -> Manifest:
+    """The manifest, once it is clear that the results can be written too: nothing is sent in vain."""
+    if results is not None:
+        check_results_path(results)
+    return open_manifest(manifest)
