@@ -1,11 +1,11 @@
 """The long chaos run: thousands of images, faults in a fifth of all calls, tokens that expire, and kills.
 
-    python -m benchmarks.soak                      (10,000 images, 20 % faults, a token every 20 s, a kill every 4 s)
+    python -m benchmarks.soak               (10,000 images, 20 % faults, a token every 20 s, a kill every 4 s)
     python -m benchmarks.soak --images 300 --kill-every 1 --seconds 120    (the short one)
 
-tileferry runs as a process of its own, on its own defaults but for shorter waits; the emulator runs here. Each time
-the process is killed it is started again, until it ends by itself. Then the emulator's truth is compared with the
-files. All traffic is on loopback, and the whole stops by itself after `--seconds`.
+tileferry runs as a process of its own, on its own defaults but for shorter waits; the emulator runs here. Each
+time the process is killed it is started again, until it ends by itself. Then the emulator's truth is compared with
+the files. All traffic is on loopback, and the whole stops by itself after `--seconds`.
 """
 
 from __future__ import annotations

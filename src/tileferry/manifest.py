@@ -201,8 +201,8 @@ def _json_objects(path: Path, text: io.TextIOBase) -> Iterator[tuple[int, dict[s
     for number, line in enumerate(iter(lambda: text.readline(LONGEST_ROW), ""), start=1):
         if len(line) >= LONGEST_ROW:
             raise ManifestError(
-                f"{printable(str(path))}, line {number}: this line is longer than {LONGEST_ROW} characters; is it "
-                "one JSON object a line?"
+                f"{printable(str(path))}, line {number}: this line is longer than {LONGEST_ROW} characters; "
+                "write one JSON object a line."
             )
         if not line.strip():
             continue
@@ -253,8 +253,10 @@ def _as_text(value: object) -> str:
 
 def _csv_problem(error: csv.Error) -> str:
     told = str(error)
-    if "field larger" in told or "unexpected end" in told:
+    if "unexpected end" in told:
         return "a quote is opened here and never closed."
+    if "field larger" in told:
+        return "this row is far too long; is a quote opened here and never closed?"
     if "expected after" in told:
         return "a quoted field does not end where its quote ends."
     return f"this is not proper CSV ({told})."

@@ -55,7 +55,7 @@ def upload(
 
     Raises `FatalError` when there is nothing to begin with; what ends the run later is said on the screen.
     """
-    credentials = Credentials.from_environment(environment, token_file=token_file)
+    credentials = Credentials.from_environment(environment, token_file=token_file, auth_url=settings.api_url)
     opened = _opened(manifest, results)
     job = Job(
         settings=settings,
