@@ -183,6 +183,10 @@ async def _ferry(job: Job, manifest: Manifest, screen: Screen, interruption: Int
                 interruption.drain_with(run.drain)
                 ended = await _carry(run, manifest)
                 unwritten = await _write_results(job, manifest, run)
+    except asyncio.CancelledError:
+        screen.progress.close()
+        screen.note("ended at once; nothing is lost, the same command goes on from here")
+        raise
     except FatalError as exc:
         if run is None:
             raise
