@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tileferry.errors import ManifestError
+from tileferry.errors import ImageError, ManifestError
 from tileferry.images import examine
 from tileferry.manifest import LONGEST_ROW, Manifest, open_manifest
 from tileferry.model import BadRow, ImageKind, Row
@@ -95,7 +95,7 @@ def test_json_lines_give_the_same_rows(write: Write, tmp_path: Path) -> None:
         tile_id="hero-1",
         source="images/a.jpg",
         path=tmp_path / "images/a.jpg",
-        extra={"alt": " a cup ", "n": '[1,{"a":null}]', "none": ""},
+        extra={"alt": " a cup ", "n": '[1, {"a": null}]', "none": ""},
     )
     assert second.tile_id == "hero-2"
     assert second.extra == {"more": "true", "n": "1.5"}
@@ -272,6 +272,14 @@ def test_json_rows_that_lack_something(write: Write, line: str, told: str) -> No
     assert problem(write(line)).startswith(told)
 
 
+@pytest.mark.parametrize("number", ["17", "1.10", "1e400", "-0", "123456789012345678901234567890"])
+def test_numbers_are_carried_as_they_are_written(write: Write, number: str) -> None:
+    """An id that is written as a number is not rounded, shortened or refused."""
+    [row] = read(write(f'{{"tileId": {number}, "path": "b", "price": {number}}}'))
+    assert isinstance(row, Row)
+    assert (row.tile_id, row.extra) == (number, {"price": number})
+
+
 def test_a_header_alone_is_fine(write: Write) -> None:
     """A manifest may have nothing to do tonight."""
     assert read(write("tileId,path\n")) == []
@@ -321,7 +329,17 @@ def test_an_unusable_manifest_is_told(write: Write, content: bytes, told: str) -
 
 def test_a_json_name_promises_json(write: Write) -> None:
     """CSV in a file that is called .jsonl is told as what it is not."""
-    assert "holds no JSON object" in refusal(write("tileId,path\na,b\n", "shop.jsonl"))
+    for name in ("shop.jsonl", "shop.NDJSON"):
+        assert "holds no JSON object" in refusal(write("tileId,path\na,b\n", name))
+
+
+def test_a_bad_row_cannot_drive_the_terminal(write: Write) -> None:
+    """Neither the manifest's own name nor a column's reaches a message with its control characters."""
+    [bad] = read(write("tileId,path,\x1b[31malt\na\n", "sh\x1b[2Jop.csv"))
+    assert isinstance(bad, BadRow)
+    assert bad.problem.startswith("sh\\x1b[2Jop.csv, line 2: there are too few fields: 1 instead of 3")
+    assert "\\x1b[31malt" in bad.problem
+    assert bad.problem.isprintable()
 
 
 def test_what_cannot_be_opened_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -352,6 +370,26 @@ def test_a_manifest_that_vanishes_is_told(write: Write) -> None:
     path.unlink()
     with pytest.raises(ManifestError, match="does not exist"):
         list(manifest.rows())
+
+
+def test_a_manifest_that_vanishes_while_it_is_opened_is_told(
+    write: Write, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between the look at its beginning and the header, too."""
+    path = write("tileId,path\na,b\n")
+    monkeypatch.setattr("tileferry.manifest._check_text", lambda path, head: path.unlink())
+    with pytest.raises(ManifestError, match="does not exist"):
+        open_manifest(path)
+
+
+@pytest.mark.parametrize("content", ["path,tileId\nb.jpg,a\n", "tileId,path,alt\na,b.jpg,x\n", ""])
+def test_a_header_that_changes_ends_the_reading(write: Write, content: str) -> None:
+    """The columns that were checked are the columns that are read: no picture goes to another tile."""
+    manifest = open_manifest(write("tileId,path\na,b.jpg\n"))
+    write(content)
+    tiles, told = until_error(manifest)
+    assert tiles == []
+    assert "changed while it was being read; run the same command again" in told
 
 
 def until_error(manifest: Manifest) -> tuple[list[str], str]:
@@ -442,10 +480,25 @@ def test_the_sample_shop_is_in_order() -> None:
 
 
 def test_the_samples_bad_rows_are_bad() -> None:
-    """The sample of bad rows has its first and last row good, and five files that are unfit."""
+    """The sample of bad rows has its first and last row good, and between them each its own kind of trouble."""
     rows = read(SAMPLES / "every_bad_row.csv")
     assert [row.line for row in rows if isinstance(row, BadRow)] == [3, 4, 5, 6]
-    assert [row.line for row in rows if isinstance(row, Row)] == [2, *range(7, 13)]
+    found = []
+    for row in rows:
+        if isinstance(row, Row):
+            try:
+                found.append((row.line, examine(row.path).image.kind.name))
+            except ImageError as exc:
+                found.append((row.line, exc.reason))
+    assert found == [
+        (2, "JPEG"),
+        (7, "file is missing"),
+        (8, "not a file"),
+        (9, "file is empty"),
+        (10, "not an image"),
+        (11, "not an image"),
+        (12, "GIF"),
+    ]
 
 
 def test_written_by_pythons_own_writers(write: Write, tmp_path: Path) -> None:

@@ -6,10 +6,11 @@ redirected. The upload goes to whatever address the API named, byte for byte, wi
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import ipaddress
 import re
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Generic, TypeVar
@@ -30,7 +31,7 @@ from tileferry.errors import (
     printable,
 )
 from tileferry.events import Call, CallEnded, Listener
-from tileferry.model import Slot, StoredImage
+from tileferry.model import Lease, Slot, StoredImage
 from tileferry.multipart import Body
 from tileferry.outage import Host
 from tileferry.settings import Settings, is_loopback
@@ -80,6 +81,8 @@ class Api:
         credentials: Credentials,
         *,
         sessions: tuple[aiohttp.ClientSession, aiohttp.ClientSession],
+        past: Sequence[Lease],
+        lease: Callable[[Lease], asyncio.Future[object]] | None,
         clock: Clock,
         tell: Listener,
     ) -> None:
@@ -93,7 +96,12 @@ class Api:
         self._api = self._traffic(host_of(settings.api_url))
         self._uploads = self._traffic("the upload host")
         self._budget = Budget(
-            settings.pace.rate, margin=settings.pace.margin, clock=clock, cool_down=self._api.cool_down
+            settings.pace.rate,
+            margin=settings.pace.margin,
+            clock=clock,
+            cool_down=self._api.cool_down,
+            past=past,
+            lease=lease,
         )
 
     async def buckets(self) -> Mapping[str, str]:
@@ -145,9 +153,10 @@ class Api:
         while True:
             async with self._uploads.host.attempt(slot.image_id) as passage:
                 await self._uploads.cool_down.over()
-                if passage.stale():
-                    continue
-                return await self._upload_once(slot, body)
+                async with self._upload_turn() as on_leaving:
+                    if passage.stale():
+                        continue
+                    return await self._upload_once(slot, body, on_leaving)
 
     def close(self) -> None:
         """Drop all timers."""
@@ -182,10 +191,15 @@ class Api:
                 self._auth.accepted(token)
                 return found
 
-    async def _upload_once(self, slot: Slot, body: Body) -> None:
-        with self._recorded(Call.UPLOAD, self._uploads.cool_down) as record:
+    async def _upload_once(self, slot: Slot, body: Body, on_leaving: Callable[[], None] | None) -> None:
+        with self._recorded(Call.UPLOAD, self._uploads.cool_down.begin) as record:
             record.answer = answer = await post_body(
-                self._upload_session, slot.url, body, stall=self._timing.stall, total=CALL_SECONDS
+                self._upload_session,
+                slot.url,
+                body,
+                stall=self._timing.stall,
+                total=CALL_SECONDS,
+                on_leaving=on_leaving,
             )
             answers.check_upload(
                 answer,
@@ -195,7 +209,7 @@ class Api:
             )
 
     async def _call_with(self, token: str, request: _Request[_T], on_leaving: Callable[[], None]) -> _T:
-        with self._recorded(request.call, self._api.cool_down) as record:
+        with self._recorded(request.call, self._budget.throttled) as record:
             record.answer = answer = await exchange(
                 self._session,
                 request.method,
@@ -217,7 +231,7 @@ class Api:
                 "code": secret_token,
             }
         )
-        with self._recorded(Call.TOKEN, self._api.cool_down) as record:
+        with self._recorded(Call.TOKEN, self._budget.throttled) as record:
             # The secret travels in the query because that is how the exchange is documented.
             record.answer = answer = await exchange(
                 self._session, "POST", f"{self._auth_url}/oauth/token?{query}", total=CALL_SECONDS
@@ -242,8 +256,16 @@ class Api:
         finally:
             turn.give_back()
 
+    @contextlib.asynccontextmanager
+    async def _upload_turn(self) -> AsyncIterator[Callable[[], None] | None]:
+        if not self._settings.pace.count_uploads:
+            yield None
+            return
+        async with self._turn(Urgency.UPLOAD) as on_leaving:
+            yield on_leaving
+
     @contextlib.contextmanager
-    def _recorded(self, call: Call, cool_down: CoolDown) -> Iterator[_Record]:
+    def _recorded(self, call: Call, throttled: Callable[[float], None]) -> Iterator[_Record]:
         """Tell the listeners how the call ended, and let a request for a pause hold for all calls of its side."""
         record = _Record()
         started = self._clock.now()
@@ -253,7 +275,7 @@ class Api:
             problem = ""
         except ThrottledError as exc:
             problem = str(exc)
-            cool_down.begin(exc.pause)
+            throttled(exc.pause)
             raise
         except TileferryError as exc:
             problem = str(exc)
@@ -270,9 +292,18 @@ class _Record:
 
 @contextlib.asynccontextmanager
 async def open_api(
-    settings: Settings, credentials: Credentials, *, clock: Clock, tell: Listener
+    settings: Settings,
+    credentials: Credentials,
+    *,
+    clock: Clock,
+    tell: Listener,
+    past: Sequence[Lease] = (),
+    lease: Callable[[Lease], asyncio.Future[object]] | None = None,
 ) -> AsyncIterator[Api]:
-    """The API of one store, with a session of its own for the API and another, tokenless one for uploads."""
+    """The API of one store, with a session of its own for the API and another, tokenless one for uploads.
+
+    `past` and `lease` keep the budget over restarts, see `Budget`.
+    """
     user_agent = f"tileferry/{version('tileferry')}"
     local = is_loopback(urlsplit(settings.api_url).hostname or "")
     connections = settings.pace.concurrency
@@ -282,7 +313,15 @@ async def open_api(
             timing=settings.timing, connections=connections, user_agent=user_agent, public_only=not local
         ) as upload_session,
     ):
-        api = Api(settings, credentials, sessions=(session, upload_session), clock=clock, tell=tell)
+        api = Api(
+            settings,
+            credentials,
+            sessions=(session, upload_session),
+            past=past,
+            lease=lease,
+            clock=clock,
+            tell=tell,
+        )
         try:
             yield api
         finally:

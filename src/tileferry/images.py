@@ -1,7 +1,8 @@
 """One source image: open it, tell its kind and size, take its digest; is it fit for upload?
 
 Memory: an image of up to `CHUNK_BYTES` is read once and kept for its upload; a larger one is streamed in chunks
-of that size. So a run holds some `concurrency` x `CHUNK_BYTES` of picture data, whatever the pictures' size.
+of that size, one on its way and one held back. So a run holds at most 2 x `concurrency` x `CHUNK_BYTES` of picture
+data, whatever the pictures' size.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import errno
 import hashlib
 import os
 import stat
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
@@ -87,7 +88,7 @@ def sniff(head: bytes) -> ImageKind | None:
     return None
 
 
-async def read_chunks(image: SourceImage) -> AsyncIterator[bytes]:
+async def read_chunks(image: SourceImage) -> AsyncGenerator[bytes, None]:
     """The image's content in chunks, proven to be what `image.digest` says before the last one is given out.
 
     Raises `ImageChangedError` instead of the last chunk when the file is something else by now, so that whoever

@@ -49,20 +49,26 @@ class Journal:
 
         Raises `LedgerError` when it cannot be recorded, and then for ever after.
         """
-        if self._failure is not None:
-            raise self._failure
         result: list[_T] = []
-        future: asyncio.Future[object] = asyncio.get_running_loop().create_future()
-        self._enqueue(lambda connection: result.append(work(connection)), future)
-        await future
+        await self.written(lambda connection: result.append(work(connection)))
         return result[0]
+
+    def written(self, work: Work[object]) -> asyncio.Future[object]:
+        """Do `work` inside the next transaction; the future is done when that is on disk, or failed for good."""
+        future: asyncio.Future[object] = asyncio.get_running_loop().create_future()
+        if self._failure is not None:
+            future.set_exception(self._failure)
+        else:
+            self._enqueue(work, future)
+        return future
 
     def post(self, work: Work[object]) -> None:
         """Do `work` inside the next transaction without waiting for it.
 
         For facts whose loss costs a question at most. A failure shows at the next `write` or `close`.
         """
-        self._enqueue(work, None)
+        if self._failure is None:
+            self._enqueue(work, None)
 
     async def close(self) -> None:
         """Write what is waiting. Raises `LedgerError` when that fails."""

@@ -6,6 +6,7 @@ so whatever happens, the ledger names every image that could exist.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import sqlite3
@@ -19,7 +20,7 @@ from tileferry.clock import Clock
 from tileferry.errors import LedgerError
 from tileferry.events import Summary
 from tileferry.journal import Journal, open_journal
-from tileferry.model import ImageKind, Outcome, Slot, SourceImage, Stage, StoredImage
+from tileferry.model import ImageKind, Lease, Outcome, Slot, SourceImage, Stage, StoredImage
 
 RACY_NS = 2_000_000_000
 """Nanoseconds: a file changed so shortly before it was read may change again within the same timestamp."""
@@ -43,6 +44,10 @@ class Claim:
     age: float = 0.0
     stored: StoredImage | None = None
     first_line: int | None = None
+
+
+LEASES_KEPT = 180.0
+"""Seconds; the API counts over one minute, and a margin may be set on top of that."""
 
 
 class Ledger:
@@ -91,6 +96,26 @@ class Ledger:
                 list(urls.items()),
             )
         )
+
+    async def leases(self) -> list[Lease]:
+        """What runs of the last minutes may have used of the API's budget."""
+        since = self._clock.wall() - LEASES_KEPT
+
+        def work(connection: sqlite3.Connection) -> list[Lease]:
+            connection.execute("DELETE FROM leases WHERE until < ?", (since,))
+            return [Lease(*found) for found in connection.execute("SELECT calls, until FROM leases")]
+
+        return await self._journal.write(work)
+
+    def lease(self, lease: Lease) -> asyncio.Future[object]:
+        """Calls are about to be made; they may when the future is done."""
+        since = self._clock.wall() - LEASES_KEPT
+
+        def work(connection: sqlite3.Connection) -> None:
+            connection.execute("DELETE FROM leases WHERE until < ?", (since,))
+            connection.execute("INSERT INTO leases (calls, until) VALUES (?, ?)", (lease.calls, lease.until))
+
+        return self._journal.written(work)
 
     async def known(self, path: Path, size: int, mtime_ns: int) -> SourceImage | None:
         """What `path` held when it had this size and time, if that was recorded."""

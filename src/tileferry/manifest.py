@@ -77,15 +77,15 @@ def open_manifest(path: Path) -> Manifest:
             raise ManifestError(f"{printable(str(path))} is no regular file; save the manifest to a file first.")
         with path.open("rb") as file:
             head = file.read(4096)
+        _check_text(path, head)
+        first = head.removeprefix(b"\xef\xbb\xbf").lstrip()
+        if not first:
+            raise ManifestError(f"{printable(str(path))} is empty; {_EXPECTED}")
+        if first.startswith(b"{") or path.suffix.lower() in _JSON_SUFFIXES:
+            return _json_manifest(path)
+        return _csv_manifest(path)
     except OSError as exc:
         raise _unreadable(path, exc) from exc
-    _check_text(path, head)
-    first = head.removeprefix(b"\xef\xbb\xbf").lstrip()
-    if not first:
-        raise ManifestError(f"{printable(str(path))} is empty; {_EXPECTED}")
-    if first.startswith(b"{") or path.suffix.lower() in _JSON_SUFFIXES:
-        return _json_manifest(path)
-    return _csv_manifest(path)
 
 
 _EXPECTED = (
@@ -124,7 +124,12 @@ _REQUIRED = frozenset({TILE_COLUMN.lower(), PATH_COLUMN.lower()})
 def _csv_rows(manifest: Manifest, text: io.TextIOBase) -> Iterator[Row | BadRow]:
     header = [cell.strip() for cell in manifest.header or ()]
     records = _csv_records(manifest.path, text)
-    next(records, None)  # the header
+    # Other columns than those that were checked would send pictures to wrong tiles.
+    if tuple(next(records, (0, []))[1]) != manifest.header:
+        raise ManifestError(
+            f"{printable(str(manifest.path))} changed while it was being read; run the same command again when "
+            "it is complete."
+        )
     for line, cells in records:
         yield _csv_row(manifest, line, header, cells)
 
@@ -207,7 +212,7 @@ def _json_objects(path: Path, text: io.TextIOBase) -> Iterator[tuple[int, dict[s
         if not line.strip():
             continue
         try:
-            found = msgspec.json.decode(line.encode("utf-8", "surrogateescape"), type=dict[str, object])
+            found = msgspec.json.decode(line.encode("utf-8", "surrogateescape"), type=dict[str, msgspec.Raw])
             cells = {name: _as_text(value) for name, value in found.items()}
         except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError):
             yield number, f"this line is not a JSON object: {printable(line.strip()[:60])}"
@@ -247,8 +252,12 @@ def _problem(tile_id: str, source: str) -> str:
     return ""
 
 
-def _as_text(value: object) -> str:
-    return value if isinstance(value, str) else "" if value is None else msgspec.json.encode(value).decode()
+def _as_text(value: msgspec.Raw) -> str:
+    """A text's content; of anything else its JSON as it stands there: 1.10 is not 1.1 where it is an id."""
+    written = bytes(value)
+    if written.startswith(b'"'):
+        return msgspec.json.decode(written, type=str)
+    return "" if written == b"null" else written.decode()
 
 
 def _csv_problem(error: csv.Error) -> str:

@@ -92,6 +92,14 @@ class Slot:
 
 
 @dataclass(frozen=True, slots=True)
+class Lease:
+    """Leave to make so many API calls until a time of day (Unix seconds), recorded before the first of them."""
+
+    calls: int
+    until: float
+
+
+@dataclass(frozen=True, slots=True)
 class Rendition:
     """One size of a stored image, in pixels where known. `url` is relative to its bucket's address."""
 

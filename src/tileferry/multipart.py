@@ -6,8 +6,9 @@ would answer 200 to it; so each attempt builds its own.
 
 from __future__ import annotations
 
+import contextlib
 import secrets
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from pathlib import PurePath
 
 from tileferry.errors import TileferryError
@@ -25,7 +26,13 @@ class Body:
     """
 
     def __init__(
-        self, *, field_name: str, filename: str, kind: ImageKind, size: int, content: bytes | AsyncIterator[bytes]
+        self,
+        *,
+        field_name: str,
+        filename: str,
+        kind: ImageKind,
+        size: int,
+        content: bytes | AsyncGenerator[bytes, None],
     ) -> None:
         boundary = f"tileferry-{secrets.token_hex(16)}"
         disposition = f'form-data; name="{field_name}"; filename="{encoded_filename(filename)}"'
@@ -46,11 +53,13 @@ class Body:
             return b"".join((self._head, self._content, self._tail))
         return self._stream(self._content)
 
-    async def _stream(self, chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    async def _stream(self, chunks: AsyncGenerator[bytes, None]) -> AsyncIterator[bytes]:
         yield self._head
         try:
-            async for chunk in chunks:
-                yield chunk
+            # Closed here and now: an attempt that is given up must not keep the file open.
+            async with contextlib.aclosing(chunks):
+                async for chunk in chunks:
+                    yield chunk
         except TileferryError as exc:
             # The HTTP client wraps whatever its body raises; the reason must not get lost in that.
             self.failure = exc

@@ -15,6 +15,7 @@ from tileferry import history
 from tileferry.api import open_api
 from tileferry.auth import Credentials
 from tileferry.clock import Clock
+from tileferry.delay import ResultDelay
 from tileferry.events import DrainBegan, Listener, RetryPlanned, RowEnded, RunEnded, RunStarted, Summary, broadcast
 from tileferry.ferry import Ferry
 from tileferry.ledger import open_ledger
@@ -141,8 +142,22 @@ async def open_run(
         )
         run: Run | None = None
         try:
-            async with open_api(settings, credentials, clock=clock, tell=tell) as api:
-                means = Means(settings=settings, api=api, ledger=ledger, clock=clock, tell=tell)
+            async with open_api(
+                settings,
+                credentials,
+                clock=clock,
+                tell=tell,
+                past=await ledger.leases(),
+                lease=ledger.lease,
+            ) as api:
+                means = Means(
+                    settings=settings,
+                    api=api,
+                    ledger=ledger,
+                    clock=clock,
+                    delay=ResultDelay(settings.timing.first_result),
+                    tell=tell,
+                )
                 ferry = Ferry(means, await _probe(means))
                 run = Run(means, ferry, tally, started)
                 try:

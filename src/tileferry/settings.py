@@ -65,12 +65,14 @@ class Pace:
     `rate`: API calls a minute per token (documented: 600).
     `margin`: seconds added to the API's minute, for calls that bunch up on the way: calls that leave within
     60 s + margin never number more than `rate`.
+    `count_uploads`: whether an upload counts as one of those calls too (unknown; observed clients do not care).
     `waiting`: images that may wait for their result at once; each costs some 10 KB, no worker and no file.
     """
 
     concurrency: int = 16
     rate: int = 600
     margin: float = 0.9
+    count_uploads: bool = False
     waiting: int = 2000
 
     def __post_init__(self) -> None:
@@ -102,7 +104,7 @@ class Timing:
     connect: float = 15.0
     answer: float = 60.0
     stall: float = 60.0
-    first_result: float = 1.0
+    first_result: float = 3.0
     settle: float = 20.0
     resend: float = 180.0
     backoff: float = 0.5

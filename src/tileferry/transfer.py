@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from tileferry import images
 from tileferry.api import Api
 from tileferry.clock import Clock
+from tileferry.delay import ResultDelay
 from tileferry.errors import Delivery, PatienceError, RejectedError, SlotRefusedError, TransientError
 from tileferry.events import BodySent, Listener, RetryPlanned
 from tileferry.ledger import Claim, Ledger
@@ -69,6 +70,7 @@ class Means:
     api: Api
     ledger: Ledger
     clock: Clock
+    delay: ResultDelay
     tell: Listener
 
 
@@ -84,6 +86,7 @@ class Transfer:
         self._api = means.api
         self._ledger = means.ledger
         self._clock = means.clock
+        self._delay = means.delay
         self._tell = means.tell
         self._row = row
         self._image = image
@@ -96,6 +99,7 @@ class Transfer:
         self._doubt = Delivery.NOTHING
         self._refusal: SlotRefusedError | None = None
         self._slots_refused = 0
+        self._never_asked = False
         # When a body was last sent that arrived, or may have; and when one was first accepted, in patience's time.
         self._sent_at = 0.0
         self._accepted_at: float | None = None
@@ -179,6 +183,7 @@ class Transfer:
         self._sent_at = self._clock.now()
         if self._accepted_at is None:
             self._accepted_at = self._clock.moving()
+            self._never_asked = True
         self._ledger.sent(self._upload_id)
         self._stage = Stage.SENT
         self._trouble.passed()
@@ -224,18 +229,29 @@ class Transfer:
 
     async def _ask_until(self, slot: Slot, deadline: float) -> StoredImage | None:
         """Ask for the image, at first when it is likely to be there, then ever more rarely, until `deadline`."""
-        wait = self._timing.first_result
+        wait = self._delay.seconds
         due = min(self._sent_at + wait, deadline)
         while True:
             await asyncio.sleep(max(0.0, due - self._clock.now()))
-            self.attempts += 1
-            stored = await self._api.result(slot.image_id)
-            self._trouble.answered()
+            stored = await self._ask(slot)
             now = self._clock.now()
             if stored is not None or now >= deadline:
                 return stored
             wait = min(wait * ASK_GROWTH, LONGEST_ASK_WAIT)
             due = min(now + wait, deadline)
+
+    async def _ask(self, slot: Slot) -> StoredImage | None:
+        self.attempts += 1
+        asked_after = self._clock.now() - self._sent_at
+        stored = await self._api.result(slot.image_id)
+        self._trouble.answered()
+        if self._never_asked:
+            self._never_asked = False
+            if stored is not None:
+                self._delay.hit()
+            else:
+                self._delay.missed(asked_after)
+        return stored
 
     async def _body(self) -> Body:
         """The body of one attempt; its content is read anew unless it is still at hand."""
