@@ -6,10 +6,11 @@ import sqlite3
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
-from tileferry.journal import connect_for_reading
+from tileferry.journal import connect_for_reading, explained
 from tileferry.ledger import readable
 from tileferry.model import Outcome, Stage, Status, StoredImage, image_url
 
@@ -36,21 +37,21 @@ class History:
 
     def origin(self) -> tuple[str, int]:
         """The API host and the store that the ledger belongs to."""
-        host, store_id = self._connection.execute("SELECT host, store_id FROM origin").fetchone()
+        ((host, store_id),) = self._select("SELECT host, store_id FROM origin")
         return host, store_id
 
     def stages(self) -> dict[Stage, int]:
         """How many images have come how far, over all runs."""
-        found = self._connection.execute("SELECT stage, count(*) FROM uploads GROUP BY stage")
+        found = self._select("SELECT stage, count(*) FROM uploads GROUP BY stage")
         return {Stage(stage): number for stage, number in found}
 
     def runs(self, limit: int = 10) -> list[PastRun]:
         """The latest runs, the newest first."""
-        found = self._connection.execute(
+        found = self._select(
             "SELECT id, started_at, ended_at, process_id, manifest, extra_columns FROM runs "
             "ORDER BY id DESC LIMIT ?",
-            (limit,),
-        ).fetchall()
+            limit,
+        )
         return [
             PastRun(
                 run_id=run_id,
@@ -66,12 +67,12 @@ class History:
 
     def outcomes(self, run_id: int) -> Iterator[Outcome]:
         """The outcomes of one run's rows, in manifest order."""
-        addresses: dict[str, str] = dict(self._connection.execute("SELECT name, url FROM buckets").fetchall())
-        found = self._connection.execute(
+        addresses = dict(self._select("SELECT name, url FROM buckets"))
+        found = self._select(
             "SELECT line, rows.tile_id, source, status, image_id, stored, rows.size, digest, attempts, seconds, "
             "error, reason, extra FROM rows LEFT JOIN uploads ON uploads.id = rows.upload_id "
             "LEFT JOIN slots ON slots.id = slot_id WHERE run_id = ? ORDER BY position",
-            (run_id,),
+            run_id,
         )
         for line, tile, source, status, image_id, stored, size, digest, attempts, seconds, *rest in found:
             error, reason, extra = rest
@@ -101,10 +102,14 @@ class History:
         self._connection.close()
 
     def _statuses(self, run_id: int) -> dict[Status, int]:
-        found = self._connection.execute(
-            "SELECT status, count(*) FROM rows WHERE run_id = ? GROUP BY status", (run_id,)
-        )
+        found = self._select("SELECT status, count(*) FROM rows WHERE run_id = ? GROUP BY status", run_id)
         return {Status(status): number for status, number in found}
+
+    def _select(self, statement: str, *values: object) -> Iterator[Any]:
+        """The rows found, one by one; their types are what the schema says."""
+        with explained(self.path):
+            for found in self._connection.execute(statement, values):  # noqa: UP028 - would close the cursor
+                yield found
 
 
 def open_history(path: Path) -> History:

@@ -91,7 +91,7 @@ class Journal:
 
     def _commit(self, works: list[Work[object]]) -> list[object]:
         """One transaction; runs on the writer's thread."""
-        with _explained(self.path), _transaction(self._connection):
+        with explained(self.path), _transaction(self._connection):
             return [work(self._connection) for work in works]
 
     def _committed(
@@ -137,14 +137,14 @@ def connect_for_reading(path: Path) -> sqlite3.Connection:
     """A connection that cannot write and disturbs no run. Raises `LedgerError` when there is no ledger."""
     if not path.exists():
         raise LedgerError(f"there is no ledger at {path}: nothing has been uploaded with it yet.")
-    with _explained(path):
+    with explained(path):
         connection = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=BUSY_SECONDS)
         connection.execute("SELECT * FROM origin LIMIT 1")
         return connection
 
 
 def _open(path: Path) -> tuple[FileLock, sqlite3.Connection]:
-    with _explained(path):
+    with explained(path):
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         lock = FileLock(path.with_name(path.name + ".lock"), timeout=0, mode=0o600, thread_local=False)
         try:
@@ -208,7 +208,8 @@ def _transaction(connection: sqlite3.Connection) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _explained(path: Path) -> Iterator[None]:
+def explained(path: Path) -> Iterator[None]:
+    """Turn what SQLite or the disk say about the ledger at `path` into a `LedgerError`."""
     try:
         yield
     except (sqlite3.Error, OSError) as exc:
