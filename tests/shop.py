@@ -3,15 +3,35 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncIterator, Iterable, Sequence
+import hashlib
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TypeVar
 
 from benchmarks.pictures import make
-from tileferry import Credentials, FatalError, Listener, Outcome, Pace, Row, Settings, Summary, Timing, open_run
+
+from tileferry import (
+    BadRow,
+    Credentials,
+    FatalError,
+    Listener,
+    Outcome,
+    Pace,
+    Row,
+    Settings,
+    Status,
+    Summary,
+    Timing,
+    open_run,
+)
+from tileferry.clock import Clock
 from tileferry.emulator import Emulator, EmulatorSettings
 from tileferry.events import Event
 from tileferry.model import ImageKind
+
+_E = TypeVar("_E")
 
 QUICK = Timing(
     first_result=0.02,
@@ -35,7 +55,7 @@ EMULATOR = EmulatorSettings(rate=None, processing=(0.0, 0.02))
 
 @dataclass
 class Shop:
-    """`events` and `summary` are those of the latest upload."""
+    """`events`, `summary` and `ended` (what ended it early, if anything did) are those of the latest upload."""
 
     emulator: Emulator
     folder: Path
@@ -68,18 +88,23 @@ class Shop:
 
     async def upload(
         self,
-        rows: Iterable[Row],
+        rows: Iterable[Row | BadRow],
         *,
+        settings: Settings | None = None,
         timing: Timing | None = None,
+        credentials: Credentials | None = None,
         listeners: Sequence[Listener] = (),
-        **changes: object,
+        clock: Clock | None = None,
     ) -> list[Outcome]:
         """One run over `rows`; the outcomes in manifest order. What ended it early is in `ended`."""
-        settings = replace(self.settings, timing=timing or self.settings.timing, **changes)  # type: ignore[arg-type]
+        settings = settings or self.settings
         self.events.clear()
         self.ended = None
         async with open_run(
-            settings, self.credentials, listeners=[self.events.append, *listeners]
+            replace(settings, timing=timing or settings.timing),
+            credentials or self.credentials,
+            listeners=[self.events.append, *listeners],
+            clock=clock,
         ) as run:
             try:
                 async for _ in run.upload(rows):
@@ -97,11 +122,21 @@ class Shop:
         assert truth.duplicates == ()
         return {(image.tile, image.digest) for image in truth.images}
 
+    def calls(self) -> Counter[str]:
+        """How many calls of each kind the emulator has seen."""
+        return Counter({str(kind): number for kind, number in self.emulator.truth().calls.items()})
+
+    def heard(self, kind: type[_E]) -> list[_E]:
+        """The events of one kind in the latest upload."""
+        return [event for event in self.events if isinstance(event, kind)]
+
 
 @contextlib.asynccontextmanager
-async def open_shop(folder: Path, emulator: EmulatorSettings = EMULATOR) -> AsyncIterator[Shop]:
-    """A shop whose files, ledger included, are in `folder`."""
-    async with Emulator(emulator) as running:
+async def open_shop(
+    folder: Path, emulator: EmulatorSettings = EMULATOR, *, clock: Callable[[], float] | None = None
+) -> AsyncIterator[Shop]:
+    """A shop whose files, ledger included, are in `folder`. `clock` is the emulator's."""
+    async with Emulator(emulator) if clock is None else Emulator(emulator, clock=clock) as running:
         yield Shop(
             emulator=running,
             folder=folder,
@@ -109,11 +144,27 @@ async def open_shop(folder: Path, emulator: EmulatorSettings = EMULATOR) -> Asyn
                 store_id=emulator.store_id,
                 api_url=running.api_url,
                 ledger=folder / "ledger.sqlite3",
+                field_name=emulator.field_name,
                 pace=Pace(rate=1_000_000),
                 timing=QUICK,
             ),
-            credentials=Credentials(token=emulator.token),
+            credentials=Credentials(token=emulator.token, auth_url=running.auth_url),
         )
+
+
+def identity(row: Row) -> tuple[str, str]:
+    """What an upload of this row is known by: its tile, and the digest of its file as it is now."""
+    return row.tile_id, hashlib.sha256(row.path.read_bytes()).hexdigest()
+
+
+def identities(rows: Iterable[Row]) -> set[tuple[str, str]]:
+    """What a shop has stored when all `rows` are in it."""
+    return {identity(row) for row in rows}
+
+
+def statuses(outcomes: Iterable[Outcome]) -> list[Status]:
+    """How the rows ended, in manifest order."""
+    return [outcome.status for outcome in outcomes]
 
 
 def _seed(name: str) -> int:

@@ -6,10 +6,13 @@ one of our errors, never a foreign one.
 
 from __future__ import annotations
 
+import codecs
 import email.utils
 import math
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC
 from typing import TypeVar
 
 import msgspec
@@ -28,6 +31,9 @@ from tileferry.model import Rendition, Slot, StoredImage
 from tileferry.wire import Answer
 
 _T = TypeVar("_T")
+
+MOST = 1e12
+"""No width, height or lifetime is as large as this."""
 
 LONGEST_PAUSE = 3600.0
 """Seconds; a longer Retry-After is cut to this. One call an hour hammers nobody."""
@@ -49,7 +55,7 @@ class _Rendition(msgspec.Struct):
 
 class _Result(msgspec.Struct):
     bucket: str | None = None
-    set: list[_Rendition] | dict[str, _Rendition | None] | None = None
+    set: list[_Rendition | None] | dict[str, _Rendition | None] | None = None
 
 
 class _Buckets(msgspec.Struct):
@@ -62,8 +68,8 @@ class _Token(msgspec.Struct):
 
 
 class _Error(msgspec.Struct):
-    code: str = msgspec.field(name="errorCode", default="")
-    message: str = msgspec.field(name="errorMessage", default="")
+    code: object = msgspec.field(name="errorCode", default="")
+    message: object = msgspec.field(name="errorMessage", default="")
 
 
 def slot(answer: Answer) -> Slot:
@@ -116,8 +122,7 @@ def token(answer: Answer) -> tuple[str, float | None]:
     found = _decoded(answer, _Token)
     if not found.access_token or re.search(r"[^\x21-\x7e]", found.access_token):
         raise TransientError("the API answered with an access token that is none", wall=False)
-    lifetime = found.expires_in
-    return found.access_token, float(lifetime) if lifetime is not None and lifetime > 0 else None
+    return found.access_token, _positive(found.expires_in)
 
 
 def check_api(answer: Answer, *, about: str, now: float, default_pause: float) -> None:
@@ -161,7 +166,12 @@ def check_upload(answer: Answer, *, host: str, now: float, default_pause: float)
     status = answer.status
     told = f"HTTP {status}"
     if 200 <= status < 300:
-        if answer.body.lstrip()[:15].lower().startswith((b"<!doctype html", b"<html")):
+        if (
+            answer.body.removeprefix(codecs.BOM_UTF8)
+            .lstrip()[:15]
+            .lower()
+            .startswith((b"<!doctype html", b"<html"))
+        ):
             raise TransientError(f"{host} answered with a web page ({told})", delivery=Delivery.WHOLE, wall=False)
         return
     pause = retry_after(answer.headers, now)
@@ -190,7 +200,9 @@ def retry_after(headers: Mapping[str, str], now: float) -> float | None:
         seconds = float(text)
     except ValueError:
         try:
-            seconds = email.utils.parsedate_to_datetime(text).timestamp() - now
+            date = email.utils.parsedate_to_datetime(text)
+            # HTTP dates are in universal time, said or unsaid.
+            seconds = (date if date.tzinfo else date.replace(tzinfo=UTC)).timestamp() - now
         except (ValueError, TypeError, OverflowError):
             return None
     if not math.isfinite(seconds) or seconds < 0:
@@ -210,13 +222,22 @@ def _decoded(answer: Answer, shape: type[_T]) -> _T:
         ) from None
 
 
-def _error(answer: Answer) -> _Error:
-    """The documented error body, empty where there is none."""
+@dataclass(frozen=True, slots=True)
+class _Told:
+    """What an error body says, fit for messages; empty where it says nothing."""
+
+    code: str = ""
+    message: str = ""
+
+
+def _error(answer: Answer) -> _Told:
     try:
         error = msgspec.json.decode(answer.body, type=_Error)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-        return _Error()
-    return _Error(code=printable(error.code[:60]), message=printable(error.message[:200]))
+        return _Told()
+    code = error.code if isinstance(error.code, str) else ""
+    message = error.message if isinstance(error.message, str) else ""
+    return _Told(code=printable(code[:60]), message=printable(message[:200]))
 
 
 def _payment_sentence(code: str, detail: str) -> str:
@@ -237,4 +258,12 @@ def _refused_token(code: str, detail: str) -> TokenRefusedError:
 
 
 def _pixels(number: float | None) -> int | None:
-    return int(number) if number is not None and math.isfinite(number) and number > 0 else None
+    found = _positive(number)
+    return int(found) if found is not None else None
+
+
+def _positive(number: float | None) -> float | None:
+    """`number` if it is one that can be worked with; JSON's integers have no limit."""
+    if number is None or not 0 < number < MOST:
+        return None
+    return float(number)

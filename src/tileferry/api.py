@@ -11,7 +11,7 @@ import contextlib
 import ipaddress
 import re
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from typing import Generic, TypeVar
 from urllib.parse import quote, urlencode, urlsplit
@@ -177,7 +177,8 @@ class Api:
     async def _call(self, request: _Request[_T]) -> _T:
         while True:
             async with (
-                self._api.host.attempt(request.path) as passage,
+                # The probe is about no image: when it keeps failing, it is the host that is away.
+                self._api.host.attempt(None if request.call is Call.BUCKETS else request.path) as passage,
                 self._turn(request.urgency) as on_leaving,
             ):
                 if passage.stale():
@@ -220,7 +221,7 @@ class Api:
                 on_leaving=on_leaving,
             )
             if not (request.missing_is_answer and answers.is_missing(answer)):
-                self._check(answer, about=request.about)
+                self._check(answer, about=request.about, secret=token)
             return request.decode(answer)
 
     async def _exchange_token(self, secret_token: str) -> tuple[str, float | None]:
@@ -237,16 +238,18 @@ class Api:
                 self._session, "POST", f"{self._auth_url}/oauth/token?{query}", total=CALL_SECONDS
             )
             try:
-                self._check(answer, about="the app's secret token")
-            except RejectedError as exc:
+                self._check(answer, about="the app's secret token", secret=secret_token)
+            except (RejectedError, TokenRefusedError) as exc:
                 raise TokenRefusedError(
                     f"the app's secret token was not accepted (HTTP {answer.status}); check ECWID_SECRET_TOKEN "
                     "and --store."
                 ) from exc
             return answers.token(answer)
 
-    def _check(self, answer: Answer, *, about: str) -> None:
-        answers.check_api(answer, about=about, now=self._clock.wall(), default_pause=self._timing.cool_down)
+    def _check(self, answer: Answer, *, about: str, secret: str) -> None:
+        # An error message may quote what it was sent; ours must not.
+        harmless = replace(answer, body=answer.body.replace(secret.encode(), b"[secret]"))
+        answers.check_api(harmless, about=about, now=self._clock.wall(), default_pause=self._timing.cool_down)
 
     @contextlib.asynccontextmanager
     async def _turn(self, urgency: Urgency) -> AsyncIterator[Callable[[], None]]:
@@ -349,7 +352,7 @@ def check_upload_url(url: str, *, api_url: str) -> None:
         host, _ = parts.hostname, parts.port
     except ValueError:
         raise _untrusted("is no web address") from None
-    if not host or parts.scheme not in {"https", "http"}:
+    if not host or parts.scheme not in {"https", "http"} or not _is_possible_host(host):
         raise _untrusted("is no web address")
     if parts.username is not None or parts.password is not None:
         raise _untrusted("holds a user name")
@@ -359,6 +362,14 @@ def check_upload_url(url: str, *, api_url: str) -> None:
         raise _untrusted("is not encrypted (http://)")
     if is_loopback(host) or _is_private(host):
         raise _untrusted("lies inside this network")
+
+
+def _is_possible_host(host: str) -> bool:
+    try:
+        host.encode("idna")
+    except UnicodeError:
+        return False
+    return True
 
 
 def _untrusted(why: str) -> RejectedError:
@@ -371,4 +382,5 @@ def _is_private(host: str) -> bool:
     try:
         return not ipaddress.ip_address(host).is_global
     except ValueError:
-        return False
+        # Other ways to write an address ("127.1", "0x7f000001"), which some systems resolve all the same.
+        return re.fullmatch(r"[0-9.]+|0x[0-9a-fx.]+", host) is not None

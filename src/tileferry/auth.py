@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tileferry.clock import Clock
-from tileferry.errors import TokenRefusedError, UsageError
+from tileferry.errors import TokenRefusedError, TransientError, UsageError
 from tileferry.settings import AUTH_URLS, checked_url
 
 REFRESH_AHEAD = 0.1
@@ -22,6 +22,9 @@ REFRESH_AHEAD = 0.1
 
 LONGEST_AHEAD = 600.0
 """Seconds; likewise, at the most."""
+
+TRY_AGAIN = 30.0
+"""Seconds until the next try to replace a token that is still good."""
 
 Exchange = Callable[[str], Awaitable[tuple[str, float | None]]]
 """Exchanges an app's secret token for an access token and its lifetime in seconds, if one is told."""
@@ -76,6 +79,7 @@ class Auth:
         self._exchange = exchange
         self._clock = clock
         self._replace_at: float | None = None
+        self._ends_at = 0.0
         self._proven = False
         self._refusal: TokenRefusedError | None = None
         self._lock = asyncio.Lock()
@@ -89,7 +93,7 @@ class Auth:
             return self._current()
         async with self._lock:
             if not self._usable():
-                await self._replace()
+                await self._replace_in_time()
             return self._current()
 
     def accepted(self, token: str) -> None:
@@ -127,6 +131,16 @@ class Auth:
             raise TokenRefusedError("the token was refused and could not be replaced.")
         return self._token
 
+    async def _replace_in_time(self) -> None:
+        """Replace the token; as long as the old one lasts, an exchange that fails in passing is no hurry."""
+        try:
+            await self._replace()
+        except TransientError:
+            now = self._clock.wall()
+            if self._token is None or now >= self._ends_at:
+                raise
+            self._replace_at = min(now + TRY_AGAIN, self._ends_at)
+
     async def _replace(self) -> None:
         if self._secret_token is None:
             return
@@ -137,13 +151,14 @@ class Auth:
             self._refusal = exc
             raise
         lifetime = 86400.0 if lifetime is None else lifetime
-        self._replace_at = now + lifetime - min(lifetime * REFRESH_AHEAD, LONGEST_AHEAD)
+        self._ends_at = now + lifetime
+        self._replace_at = self._ends_at - min(lifetime * REFRESH_AHEAD, LONGEST_AHEAD)
         self._proven = False
 
 
 def _read_token(path: Path) -> str:
     try:
-        text = path.read_text(encoding="utf-8").strip()
+        text = path.read_text(encoding="utf-8-sig").strip()
     except (OSError, UnicodeDecodeError) as exc:
         detail = exc.strerror if isinstance(exc, OSError) else "it is not text"
         raise UsageError(f"the token file {path} cannot be read: {detail}.") from None

@@ -32,7 +32,7 @@ CATCH_UP = 1.0
 CLIMB = 600.0
 """Seconds from nothing to the whole rate, after a 429 had shown that others use the token too."""
 
-RETREAT = 0.95
+RETREAT = 0.9
 """The share of what could be used before a 429 that is used after it."""
 
 LEAST_SHARE = 0.05
@@ -131,12 +131,13 @@ class Share:
 
     def calls_a_minute(self) -> float:
         """The share as it is now."""
-        return min(self._rate, self._base + (self._clock.now() - self._since) * self._rate / CLIMB)
+        climbing = max(0.0, self._clock.now() - self._since)
+        return min(self._rate, self._base + climbing * self._rate / CLIMB)
 
-    def reduce(self, used: int) -> None:
-        """There was no room for more than the `used` calls of the last minute."""
+    def reduce(self, used: int, pause: float) -> None:
+        """There was no room for more than the `used` calls of the last minute; it climbs again after `pause`."""
         self._base = max(self._rate * LEAST_SHARE, min(self.calls_a_minute(), used) * RETREAT)
-        self._since = self._clock.now()
+        self._since = self._clock.now() + pause
 
 
 class Budget:
@@ -170,6 +171,7 @@ class Budget:
         self._lease = lease
         self._leasing: asyncio.Future[object] | None = None
         self._leased = Lease(0, 0.0)
+        self._recording = 0.0
 
     async def turn(self, urgency: Urgency) -> Turn:
         """Wait until one more call may leave."""
@@ -188,7 +190,7 @@ class Budget:
         """The API asks for a pause: no call leaves meanwhile, and fewer afterwards."""
         if not self.cool_down.remaining():
             self._forget()
-            self._share.reduce(sum(at > self._clock.now() - WINDOW for at in self._departures))
+            self._share.reduce(sum(at > self._clock.now() - WINDOW for at in self._departures), pause)
         self.cool_down.begin(pause)
 
     def close(self) -> None:
@@ -261,16 +263,18 @@ class Budget:
             if self._leasing is None:
                 wanted = Lease(
                     math.ceil(self._rate * (LEASE_SECONDS + CATCH_UP) / WINDOW),
-                    self._clock.wall() + LEASE_SECONDS,
+                    self._clock.wall() + LEASE_SECONDS + self._recording,
                 )
                 self._leasing = self._lease(wanted)
-                self._leasing.add_done_callback(functools.partial(self._covered_by, wanted))
+                self._leasing.add_done_callback(functools.partial(self._covered_by, wanted, self._clock.now()))
             return False
         self._leased = Lease(lease.calls - 1, lease.until)
         return True
 
-    def _covered_by(self, lease: Lease, recorded: asyncio.Future[object]) -> None:
+    def _covered_by(self, lease: Lease, asked_at: float, recorded: asyncio.Future[object]) -> None:
         self._leasing = None
+        # On a slow disk the next lease begins so much later; else it might be over when it is on disk.
+        self._recording = self._clock.now() - asked_at
         if recorded.cancelled():
             return
         if (failure := recorded.exception()) is not None:

@@ -100,7 +100,8 @@ class Ferry:
         if arrived is not None:
             await arrived.wait()
             claim = await self._means.ledger.claim(row.line, row.tile_id, image)
-        if claim.stage not in {Stage.CONFIRMED, Stage.SENT}:
+        sent_is_enough = claim.stage is Stage.SENT and not self._means.settings.confirm
+        if claim.stage is not Stage.CONFIRMED and not sent_is_enough:
             raise RejectedError(
                 f"the same picture for the same tile as line {claim.first_line}, which did not get through; see "
                 "there",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sqlite3
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -10,9 +11,10 @@ from typing import Any
 
 import msgspec
 
+from tileferry.errors import LedgerError, printable
 from tileferry.journal import connect_for_reading, explained
-from tileferry.ledger import readable
 from tileferry.model import Outcome, Stage, Status, StoredImage, image_url
+from tileferry.schema import readable
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,8 +39,11 @@ class History:
 
     def origin(self) -> tuple[str, int]:
         """The API host and the store that the ledger belongs to."""
-        ((host, store_id),) = self._select("SELECT host, store_id FROM origin")
-        return host, store_id
+        for host, store_id in self._select("SELECT host, store_id FROM origin"):
+            return host, store_id
+        raise LedgerError(
+            f"the ledger {printable(str(self.path))} holds nothing yet: its first run did not begin."
+        )
 
     def stages(self) -> dict[Stage, int]:
         """How many images have come how far, over all runs."""
@@ -59,7 +64,7 @@ class History:
                 ended_at=ended_at,
                 process_id=process_id,
                 manifest=readable(manifest),
-                extra_columns=tuple(msgspec.json.decode(columns, type=list[str])),
+                extra_columns=tuple(json.loads(columns)),
                 statuses=self._statuses(run_id),
             )
             for run_id, started_at, ended_at, process_id, manifest, columns in found
@@ -67,7 +72,8 @@ class History:
 
     def outcomes(self, run_id: int) -> Iterator[Outcome]:
         """The outcomes of one run's rows, in manifest order."""
-        addresses = dict(self._select("SELECT name, url FROM buckets"))
+        buckets = self._select("SELECT name, url FROM buckets")
+        addresses = {readable(name): readable(url) for name, url in buckets}
         found = self._select(
             "SELECT line, rows.tile_id, source, status, image_id, stored, rows.size, digest, attempts, seconds, "
             "error, reason, extra FROM rows LEFT JOIN uploads ON uploads.id = rows.upload_id "
@@ -92,9 +98,9 @@ class History:
                 digest=digest or "",
                 attempts=attempts,
                 seconds=seconds,
-                error=error,
-                reason=reason,
-                extra=msgspec.json.decode(extra, type=dict[str, str]) if extra else {},
+                error=readable(error),
+                reason=readable(reason),
+                extra=json.loads(extra) if extra else {},
             )
 
     def close(self) -> None:
@@ -108,7 +114,8 @@ class History:
     def _select(self, statement: str, *values: object) -> Iterator[Any]:
         """The rows found, one by one; their types are what the schema says."""
         with explained(self.path):
-            for found in self._connection.execute(statement, values):  # noqa: UP028 - would close the cursor
+            cursor = self._connection.execute(statement, values)
+            while (found := cursor.fetchone()) is not None:
                 yield found
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import re
 import sqlite3
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -19,8 +20,8 @@ from typing import TypeVar
 
 from filelock import FileLock, Timeout
 
-from tileferry.errors import LedgerBusyError, LedgerError
-from tileferry.schema import migrate
+from tileferry.errors import LedgerBusyError, LedgerError, printable
+from tileferry.schema import check, migrate, readable
 
 _T = TypeVar("_T")
 
@@ -71,9 +72,18 @@ class Journal:
             self._enqueue(work, None)
 
     async def close(self) -> None:
-        """Write what is waiting. Raises `LedgerError` when that fails."""
+        """Write what is waiting, even when cancelled meanwhile: it is quick, and nothing said may be lost.
+
+        Raises `LedgerError` when it cannot be written, and the cancellation afterwards.
+        """
+        cancelled: asyncio.CancelledError | None = None
         while self._committing is not None:
-            await asyncio.wait([self._committing])
+            try:
+                await asyncio.wait([self._committing])
+            except asyncio.CancelledError as exc:
+                cancelled = exc
+        if cancelled is not None:
+            raise cancelled
         if self._failure is not None:
             raise self._failure
 
@@ -135,11 +145,21 @@ async def open_journal(path: Path) -> AsyncIterator[Journal]:
 
 def connect_for_reading(path: Path) -> sqlite3.Connection:
     """A connection that cannot write and disturbs no run. Raises `LedgerError` when there is no ledger."""
-    if not path.exists():
-        raise LedgerError(f"there is no ledger at {path}: nothing has been uploaded with it yet.")
+    name = printable(str(path))
     with explained(path):
+        if not os.path.lexists(path):
+            raise LedgerError(f"there is no ledger at {name}: nothing has been uploaded with it yet.")
+        if not path.is_file():
+            raise LedgerError(f"{name} is not a file; give the ledger's file with --ledger.")
         connection = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=BUSY_SECONDS)
-        connection.execute("SELECT * FROM origin LIMIT 1")
+        try:
+            version = check(connection, name)
+        except BaseException:
+            connection.close()
+            raise
+        if not version:
+            connection.close()
+            raise LedgerError(f"the ledger {name} holds nothing yet: its first run did not begin.")
         return connection
 
 
@@ -162,12 +182,14 @@ def _connect(path: Path) -> sqlite3.Connection:
     # Created by us and not by SQLite: readable by its owner only from the first moment on.
     os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
     connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=BUSY_SECONDS)
+    name = printable(str(path))
     try:
+        check(connection, name)
         on_network = network_file_system(path) is not None
         connection.execute(f"PRAGMA journal_mode = {'TRUNCATE' if on_network else 'WAL'}")
         # FULL, not NORMAL: a commit must outlive a power cut, for it is what makes the next step permissible.
         connection.execute("PRAGMA synchronous = FULL")
-        migrate(connection)
+        migrate(connection, name)
     except BaseException:
         connection.close()
         raise
@@ -183,15 +205,17 @@ def _holder(path: Path) -> str:
     """Who holds the ledger, as well as its file can tell."""
     who = "another tileferry"
     with contextlib.suppress(LedgerError, sqlite3.Error):
-        connection = connect_for_reading(path)
-        found = connection.execute(
-            "SELECT process_id, manifest, datetime(started_at, 'unixepoch') FROM runs "
-            "WHERE ended_at IS NULL ORDER BY id DESC LIMIT 1"
-        ).fetchone()
-        connection.close()
+        with contextlib.closing(connect_for_reading(path)) as connection:
+            found = connection.execute(
+                "SELECT process_id, manifest, datetime(started_at, 'unixepoch') FROM runs "
+                "WHERE ended_at IS NULL ORDER BY id DESC LIMIT 1"
+            ).fetchone()
         if found:
-            who = f"process {found[0]}, which has been uploading {found[1]} since {found[2]} UTC,"
-    return f"the ledger {path} is held by {who} and one run at a time may use it; wait for it to end."
+            manifest = printable(readable(found[1]))
+            who = f"process {found[0]}, which has been uploading {manifest} since {found[2]} UTC,"
+    return (
+        f"the ledger {printable(str(path))} is held by {who} and one run at a time may use it; wait for it to end."
+    )
 
 
 @contextlib.contextmanager
@@ -219,15 +243,16 @@ def explained(path: Path) -> Iterator[None]:
 def _as_ledger_error(error: BaseException, path: Path) -> LedgerError:
     if isinstance(error, LedgerError):
         return error
-    name = getattr(error, "sqlite_errorname", "")
+    name = printable(str(path))
     if isinstance(error, sqlite3.Error):
+        code = getattr(error, "sqlite_errorname", "")
         for beginning, sentence in _SENTENCES.items():
-            if name.startswith(beginning):
-                return LedgerError(f"the ledger {path} {sentence}")
-        return LedgerError(f"the ledger {path} cannot be used: {error}.")
+            if code.startswith(beginning):
+                return LedgerError(f"the ledger {name} {sentence}")
+        return LedgerError(f"the ledger {name} cannot be used: {error}.")
     if isinstance(error, OSError):
-        return LedgerError(f"the ledger {path} cannot be opened: {error.strerror}; give another --ledger.")
-    return LedgerError(f"the ledger {path} cannot take this: {type(error).__name__}.")
+        return LedgerError(f"the ledger {name} cannot be opened: {error.strerror}; give another --ledger.")
+    return LedgerError(f"the ledger {name} cannot take this: {type(error).__name__}.")
 
 
 _SENTENCES = {
@@ -250,8 +275,13 @@ def network_file_system(path: Path, mounts: Path = Path("/proc/mounts")) -> str 
         lines = mounts.read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
         return None
-    kinds = {Path(fields[1]): fields[2] for fields in map(str.split, lines) if len(fields) > 2}
-    home = path.absolute()
+    # The kernel writes blanks and the like in mount points as octal escapes.
+    kinds = {
+        Path(re.sub(r"\\([0-7]{3})", lambda code: chr(int(code[1], 8)), fields[1])): fields[2]
+        for fields in map(str.split, lines)
+        if len(fields) > 2
+    }
+    home = path.resolve()
     for folder in (home, *home.parents):
         if folder in kinds:
             return kinds[folder] if kinds[folder] in NETWORK_FILE_SYSTEMS else None

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import os
 import sqlite3
 from collections.abc import AsyncIterator, Mapping, Sequence
@@ -21,6 +22,7 @@ from tileferry.errors import LedgerError
 from tileferry.events import Summary
 from tileferry.journal import Journal, open_journal
 from tileferry.model import ImageKind, Lease, Outcome, Slot, SourceImage, Stage, StoredImage
+from tileferry.schema import readable, storable
 
 RACY_NS = 2_000_000_000
 """Nanoseconds: a file changed so shortly before it was read may change again within the same timestamp."""
@@ -70,7 +72,7 @@ class Ledger:
             )
             cursor = connection.execute(
                 "INSERT INTO runs (started_at, process_id, manifest, extra_columns) VALUES (?, ?, ?, ?)",
-                (now, os.getpid(), storable(manifest), msgspec.json.encode(list(extra_columns)).decode()),
+                (now, os.getpid(), storable(manifest), json.dumps(list(extra_columns))),
             )
             return cursor.lastrowid or 0
 
@@ -79,7 +81,7 @@ class Ledger:
 
     async def end_run(self, summary: Summary) -> None:
         """The run is over."""
-        text = msgspec.json.encode(summary, enc_hook=str).decode()
+        text = json.dumps(msgspec.to_builtins(summary, enc_hook=str))
         now = self._clock.wall()
         await self._journal.write(
             lambda connection: connection.execute(
@@ -93,7 +95,7 @@ class Ledger:
             lambda connection: connection.executemany(
                 "INSERT INTO buckets (name, url) VALUES (?, ?) "
                 "ON CONFLICT (name) DO UPDATE SET url = excluded.url",
-                list(urls.items()),
+                [(storable(name), storable(url)) for name, url in urls.items()],
             )
         )
 
@@ -132,7 +134,7 @@ class Ledger:
         return await self._journal.write(work)
 
     async def claim(self, line: int, tile_id: str, image: SourceImage, *, force: bool = False) -> Claim:
-        """A row asks for an image on a tile. With `force` a confirmed one is to be uploaded again."""
+        """A row asks for an image on a tile. With `force` it is to be uploaded anew, whatever became of it."""
         now = self._clock.wall()
 
         def work(connection: sqlite3.Connection) -> Claim:
@@ -146,7 +148,7 @@ class Ledger:
             claim = _claim(connection, tile, image.digest, self.run_id, now)
             if claim.first_line is not None:
                 return claim
-            if force and claim.stage is Stage.CONFIRMED:
+            if force:
                 connection.execute(
                     "UPDATE uploads SET stage = ?, slot_id = NULL, stored = NULL WHERE id = ?",
                     (Stage.CLAIMED.value, claim.upload_id),
@@ -225,7 +227,8 @@ class Ledger:
 
     def row_ended(self, position: int, outcome: Outcome, upload_id: int | None) -> None:
         """A manifest row has its outcome. Not awaited: what it says of the image is recorded already."""
-        extra = msgspec.json.encode(dict(outcome.extra)).decode() if outcome.extra else None
+        # The standard library's JSON, because it can hold half a surrogate pair: cells are carried untouched.
+        extra = json.dumps(dict(outcome.extra)) if outcome.extra else None
         values = (
             self.run_id,
             position,
@@ -237,8 +240,8 @@ class Ledger:
             outcome.size,
             outcome.attempts,
             outcome.seconds,
-            outcome.error,
-            outcome.reason,
+            storable(outcome.error),
+            storable(outcome.reason),
             extra,
         )
         self._journal.post(
@@ -268,20 +271,6 @@ async def open_ledger(path: Path, *, host: str, store_id: int, clock: Clock) -> 
                 "give another --ledger."
             )
         yield Ledger(journal, clock)
-
-
-def storable(text: str) -> str | bytes:
-    """`text` for SQLite; as bytes where it is no proper Unicode (a file name in another encoding)."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return text.encode("utf-8", "surrogatepass")
-    return text
-
-
-def readable(value: str | bytes) -> str:
-    """The text that `storable` was given."""
-    return value if isinstance(value, str) else value.decode("utf-8", "surrogatepass")
 
 
 def _origin(connection: sqlite3.Connection, host: str, store_id: int) -> tuple[str, int]:

@@ -18,6 +18,10 @@ MAX_FILENAME_BYTES = 200
 """Longest filename sent, in UTF-8 bytes: hosts commonly store names in 255 bytes and add some of their own."""
 
 
+LONGEST_ENDING = 16
+"""Bytes; what follows a name's last dot is kept where it is no longer than this."""
+
+
 class Body:
     """One file part, framed. `content` is the whole picture, or its chunks where it is streamed from disk.
 
@@ -75,17 +79,27 @@ def encoded_filename(filename: str) -> str:
     but keeps its ending.
     """
     name = filename.replace("\\", "/").rsplit("/", 1)[-1]
-    name = name.encode("utf-8", "replace").decode("utf-8")
-    name = _shortened(name) or "image"
-    for character, code in (('"', "%22"), ("\r", "%0D"), ("\n", "%0A"), ("\0", "%00")):
-        name = name.replace(character, code)
-    return name
-
-
-def _shortened(name: str) -> str:
-    if len(name.encode()) <= MAX_FILENAME_BYTES:
-        return name
+    name = name.encode("utf-8", "replace").decode("utf-8") or "image"
     ending = PurePath(name).suffix
-    stem = name.removesuffix(ending)
-    ending = ending if len(ending.encode()) <= 16 else ""
-    return stem.encode()[: MAX_FILENAME_BYTES - len(ending.encode())].decode("utf-8", "ignore") + ending
+    if len(_escaped(ending).encode()) > LONGEST_ENDING:
+        ending = ""
+    stem = _within(name.removesuffix(ending), MAX_FILENAME_BYTES - len(_escaped(ending).encode()))
+    return stem + _escaped(ending)
+
+
+def _within(text: str, limit: int) -> str:
+    """As much of the beginning of `text` as fits into `limit` bytes when it is escaped."""
+    fitting = ""
+    for character in map(_escaped, text):
+        limit -= len(character.encode())
+        if limit < 0:
+            break
+        fitting += character
+    return fitting
+
+
+def _escaped(text: str) -> str:
+    return text.translate(_ESCAPES)
+
+
+_ESCAPES = str.maketrans({'"': "%22", "\r": "%0D", "\n": "%0A", "\0": "%00"})

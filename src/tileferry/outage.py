@@ -11,7 +11,7 @@ import contextlib
 from collections.abc import AsyncIterator, Hashable
 
 from tileferry.clock import Clock
-from tileferry.errors import OutageError, TileferryError, TransientError
+from tileferry.errors import ImageError, LedgerError, OutageError, TileferryError, TransientError
 from tileferry.events import Listener, OutageBegan, OutageEnded, OutageProbed
 from tileferry.settings import Timing
 
@@ -51,6 +51,7 @@ class Host:
         self._last_problem = ""
         self._probe_wait = 0.0
         self._probing = asyncio.Lock()
+        self._back = asyncio.Event()
         self._still = contextlib.ExitStack()
 
     @property
@@ -68,6 +69,7 @@ class Host:
             async with self._probing:
                 if self.away:
                     await self._until_probe()
+                if self.away:
                     async with self._judged(about, probing=True) as passage:
                         yield passage
                     return
@@ -85,9 +87,12 @@ class Host:
             yield passage
         except TransientError as exc:
             if exc.wall:
-                self._failed(about, exc)
+                self._failed(about, exc, probing=probing)
             else:
                 self._answered()
+            raise
+        except (ImageError, LedgerError):
+            # Trouble of our own; the host was not heard.
             raise
         except TileferryError:
             self._answered()
@@ -104,11 +109,15 @@ class Host:
                 f"{self.name} has been out of reach for {away:.0f} seconds ({self._last_problem}). Everything "
                 "done so far is recorded: run the same command again when it is back."
             )
-        await asyncio.sleep(self._probe_wait)
+        with contextlib.suppress(TimeoutError):
+            # A call from before the outage may still come through, and then there is nothing to probe.
+            await asyncio.wait_for(self._back.wait(), self._probe_wait)
 
-    def _failed(self, about: Hashable, exc: TransientError) -> None:
+    def _failed(self, about: Hashable, exc: TransientError, *, probing: bool) -> None:
         self._last_problem = str(exc)
         if self.away:
+            if not probing:
+                return
             self._probe_wait = min(self._probe_wait * 2, self._timing.probe_limit)
             self._tell(OutageProbed(host=self.name, wait=self._probe_wait))
             return
@@ -121,6 +130,7 @@ class Host:
         if len(self._failed_for) == 1 and None not in self._failed_for:
             return
         self._away_since = self._clock.now()
+        self._back.clear()
         self._probe_wait = self._timing.probe
         self._still.enter_context(self._clock.standing_still())
         self._tell(OutageBegan(host=self.name, problem=self._last_problem))
@@ -131,5 +141,6 @@ class Host:
         if self._away_since is not None:
             seconds = self._clock.now() - self._away_since
             self._away_since = None
+            self._back.set()
             self._still.close()
             self._tell(OutageEnded(host=self.name, seconds=seconds))

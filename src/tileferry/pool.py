@@ -30,7 +30,8 @@ Numbered = tuple[int, Row | BadRow]
 class Pool:
     """The rows of one run on their way through bounded workers.
 
-    `deliver` is awaited with each outcome, as it comes. `drain` ends the run early but in order.
+    `deliver` is awaited with each outcome, as it comes; when it is cancelled it must not have had an
+    effect. `drain` ends the run early but in order.
     """
 
     def __init__(
@@ -42,6 +43,7 @@ class Pool:
         self._places = asyncio.Semaphore(pace.concurrency)
         self._room = asyncio.Semaphore(pace.concurrency + pace.waiting)
         self._under_way: dict[asyncio.Task[None], Numbered] = {}
+        self._undelivered: dict[int, Outcome] = {}
         self._draining = asyncio.Event()
 
     @property
@@ -88,12 +90,16 @@ class Pool:
     async def _carry(self, position: int, row: Row | BadRow) -> None:
         try:
             outcome = await self._ferry.carry(position, row, Seat(self._places))
+            task = asyncio.current_task()
+            if task is not None:
+                self._under_way.pop(task, None)
+            # From here on it is no row under way but an outcome, and must not be lost whatever ends the run.
+            self._undelivered[position] = outcome
+            await self._deliver(outcome)
+            del self._undelivered[position]
         finally:
+            # Only now, so that one who takes the outcomes slowly holds back those that would add to them.
             self._room.release()
-        task = asyncio.current_task()
-        if task is not None:
-            self._under_way.pop(task, None)
-        await self._deliver(outcome)
 
     async def _stop_when_draining(self, intake: asyncio.Task[None]) -> None:
         await self._draining.wait()
@@ -106,6 +112,9 @@ class Pool:
             task.cancel()
 
     async def _leave_rest(self, source: _ReadAhead) -> None:
+        for outcome in self._undelivered.values():
+            await self._deliver(outcome)
+        self._undelivered.clear()
         for position, row in self._under_way.values():
             await self._deliver(self._ferry.leave_pending(position, row, INTERRUPTED))
         self._under_way.clear()

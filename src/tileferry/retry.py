@@ -87,7 +87,6 @@ async def persist(
     """
 
     def _stop(_state: RetryCallState) -> bool:
-        trouble.another()
         return trouble.over
 
     def _before_sleep(state: RetryCallState) -> None:
@@ -120,8 +119,10 @@ class _Wait(wait_base):
         self._timing = timing
 
     def __call__(self, retry_state: RetryCallState) -> float:
+        # Counted here because tenacity asks for the wait before it asks whether to stop.
+        self._trouble.another()
         chance = random.random()  # noqa: S311 - spreading retries is no cryptography
-        return wait_after(_error_of(retry_state), max(self._trouble.failures, 1), self._timing, chance)
+        return wait_after(_error_of(retry_state), self._trouble.failures, self._timing, chance)
 
 
 def _error_of(state: RetryCallState) -> BaseException | None:

@@ -103,8 +103,8 @@ class Run:
                 await self._results.put(None)
 
     async def _deliver(self, outcome: Outcome) -> None:
-        self._means.tell(RowEnded(outcome=outcome))
         await self._results.put(outcome)
+        self._means.tell(RowEnded(outcome=outcome))
 
 
 @contextlib.asynccontextmanager

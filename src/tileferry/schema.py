@@ -6,25 +6,55 @@ import sqlite3
 
 from tileferry.errors import LedgerError
 
+APPLICATION_ID = 0x74666572
+"""What marks an SQLite file as ours ("tfer"), as SQLite's documentation suggests."""
 
-def migrate(connection: sqlite3.Connection) -> None:
-    """Bring the file to this program's version, in one transaction.
 
-    Raises `LedgerError` when the file was written by a newer tileferry.
+def check(connection: sqlite3.Connection, name: str) -> int:
+    """The version of the file, called `name` in messages; 0 for a new one. Changes nothing.
+
+    Raises `LedgerError` when the file belongs to another program or to a newer tileferry.
     """
+    (application,) = connection.execute("PRAGMA application_id").fetchone()
     (version,) = connection.execute("PRAGMA user_version").fetchone()
+    (tables,) = connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()
+    if application != APPLICATION_ID and (tables or version or application):
+        raise LedgerError(
+            f"the ledger {name} is not a ledger but another program's database; give another --ledger."
+        )
     if version > len(_MIGRATIONS):
         raise LedgerError(
-            f"the ledger was written by a newer tileferry (its version is {version}, this one knows "
+            f"the ledger {name} was written by a newer tileferry (its version is {version}, this one knows "
             f"{len(_MIGRATIONS)}); use that tileferry, or another --ledger."
         )
+    return int(version)
+
+
+def migrate(connection: sqlite3.Connection, name: str) -> None:
+    """Bring the file to this program's version, in one transaction. Raises what `check` raises."""
+    version = check(connection, name)
     if version == len(_MIGRATIONS):
         return
     connection.execute("BEGIN IMMEDIATE")
+    connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
     for step in _MIGRATIONS[version:]:
         step(connection)
     connection.execute(f"PRAGMA user_version = {len(_MIGRATIONS)}")
     connection.execute("COMMIT")
+
+
+def storable(text: str) -> str | bytes:
+    """`text` for SQLite; as bytes where it is no proper Unicode (a file name in another encoding)."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return text.encode("utf-8", "surrogatepass")
+    return text
+
+
+def readable(value: str | bytes) -> str:
+    """The text that `storable` was given."""
+    return value if isinstance(value, str) else value.decode("utf-8", "surrogatepass")
 
 
 def _version_1(connection: sqlite3.Connection) -> None:

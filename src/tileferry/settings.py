@@ -6,7 +6,6 @@ No secret is ever part of the settings; the token lives in `auth` alone.
 from __future__ import annotations
 
 import ipaddress
-import math
 import re
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -46,11 +45,12 @@ def checked_url(url: str, name: str) -> str:
     try:
         parts = urlsplit(url)
         host, _ = parts.hostname, parts.port
-    except ValueError as exc:
-        raise UsageError(f"{name} is not a web address: {exc}.") from exc
+    except ValueError:
+        # Not quoted and not chained: what is no proper address may still hold a password.
+        raise UsageError(f"{name} is not a web address; expected something like {API_URL}.") from None
     if not host or parts.scheme not in {"https", "http"} or re.search(r"[\x00-\x20\x7f]", url):
         raise UsageError(f"{name} is not a web address; expected something like {API_URL}.")
-    if parts.username or parts.password or parts.query or parts.fragment:
+    if "@" in parts.netloc or "?" in url or "#" in url:
         raise UsageError(f"{name} must not hold a user name, a password, a query or a fragment.")
     if parts.scheme == "http" and not is_loopback(host):
         raise UsageError(f"{name} would send the token unencrypted to {host}; use https://.")
@@ -117,7 +117,8 @@ class Timing:
 
     def __post_init__(self) -> None:
         for item in fields(self):
-            _check_range(item.name, getattr(self, item.name), 0, 30 * 86400, "seconds")
+            least = 0.001 if item.name in {"backoff", "probe"} else 0.0  # none at all would be hammering
+            _check_range(item.name, getattr(self, item.name), least, 30 * 86400, "seconds")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -148,7 +149,12 @@ class Settings:
     @property
     def host(self) -> str:
         """The API host as the ledger knows it: with its port, where that is not the usual one."""
-        return self.ledger_host or urlsplit(self.api_url).netloc.lower()
+        if self.ledger_host:
+            return self.ledger_host
+        parts = urlsplit(self.api_url)
+        host = parts.hostname or ""
+        usual = {"https": 443, "http": 80}[parts.scheme]
+        return host if parts.port in {None, usual} else f"{host}:{parts.port}"
 
     @property
     def ledger_path(self) -> Path:
@@ -163,5 +169,5 @@ class Settings:
 
 
 def _check_range(name: str, value: float, low: float, high: float, unit: str) -> None:
-    if not math.isfinite(value) or not low <= value <= high:
+    if not low <= value <= high:  # nor is anything true of "not a number"
         raise UsageError(f"{name} is {value}; expected {low:g} to {high:g} {unit}.")

@@ -19,7 +19,7 @@ from aiohttp.abc import AbstractResolver, ResolveResult
 from aiohttp.http_exceptions import HttpProcessingError
 from yarl import URL
 
-from tileferry.errors import Delivery, RejectedError, TransientError
+from tileferry.errors import Delivery, RejectedError, TransientError, printable
 from tileferry.multipart import Body
 from tileferry.settings import Timing
 
@@ -120,7 +120,7 @@ async def post_body(
                     trace_request_ctx=on_leaving,
                 ) as response,
             ):
-                return await _read(response)
+                answer = await _read(response)
     except TransientError as exc:
         if body.failure is not None:
             raise body.failure from None
@@ -128,6 +128,11 @@ async def post_body(
             # The last byte never left our hands, so whatever arrived is not a whole body.
             exc.delivery = Delivery.PART
         raise
+    if answer.status < 300 and not body.handed_over:
+        raise TransientError(
+            f"{host_of(url)} accepted the picture before all of it had left", delivery=Delivery.PART, wall=False
+        )
+    return answer
 
 
 def host_of(url: str) -> str:
@@ -193,6 +198,10 @@ def _translated(url: str, delivery: Delivery) -> Iterator[None]:
                 reason="upload address refused",
             ) from None
         raise TransientError(f"the address of {host} cannot be found (DNS)", unreachable=True) from None
+    except (aiohttp.InvalidURL, UnicodeError):
+        raise RejectedError(
+            f"{printable(host)} is no possible host; nothing was sent there", reason="upload address refused"
+        ) from None
     except aiohttp.ClientSSLError:
         raise TransientError(
             f"{host} shows a certificate that is not trusted; nothing was sent", unreachable=True

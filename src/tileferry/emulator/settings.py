@@ -38,6 +38,7 @@ class EmulatorSettings:
 
     How it answers
     `processing`: from a complete body to a result with a `set`; the first third of it there is none at all.
+    `slow_share`, `slow_processing`: the share of images that take this long instead.
     `set_shape`: `set` as a map by rendition (observed) or as a list (documented).
     `latency`: before an API or upload call is looked at.
     `field_name`: the only multipart field taken (observed: `file`).
@@ -62,6 +63,8 @@ class EmulatorSettings:
     host: str = "127.0.0.1"
     port: int = 0
     processing: tuple[float, float] = (0.3, 2.0)
+    slow_share: float = 0.0
+    slow_processing: tuple[float, float] = (2.0, 60.0)
     set_shape: Literal["map", "list"] = "map"
     latency: tuple[float, float] = (0.0, 0.0)
     field_name: str = "file"
@@ -87,6 +90,7 @@ class EmulatorSettings:
             raise ValueError(f"slot_posts is {self.slot_posts!r}; expected 'once' or 'many'.")
         _check("port", self.port, 0, 65535)
         _check("fault_rate", self.fault_rate, 0, 1)
+        _check("slow_share", self.slow_share, 0, 1)
         _check("calls_kept", self.calls_kept, 0, 10_000_000)
         _check("max_image_bytes", self.max_image_bytes, 1, 2**40)
         _check("hammer_calls", self.hammer_calls, 1, 1_000_000)
@@ -95,7 +99,7 @@ class EmulatorSettings:
             value = getattr(self, name)
             if value is not None:
                 _check(name, value, least, 1e9)
-        for name in ("processing", "latency"):
+        for name in ("processing", "slow_processing", "latency"):
             low, high = getattr(self, name)
             _check(name, low, 0, 1e9)
             _check(name, high, low, 1e9)

@@ -176,7 +176,9 @@ class Store:
         # By the slot's number, so that the n-th image takes as long in every run with the same seed.
         number = slot.slot.partition("-")[0]
         source = chance(self._settings.seed, f"processing/{number}")
-        return source.uniform(*self._settings.processing)
+        usual = source.uniform(*self._settings.processing)
+        slow = source.random() < self._settings.slow_share
+        return source.uniform(*self._settings.slow_processing) if slow else usual
 
 
 def _signed_query(noise: bytes) -> str:
