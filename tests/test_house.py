@@ -15,6 +15,7 @@ SOURCE = Path(tileferry.__file__).parent
 
 FLOORS: list[set[str]] = [
     {"cli"},
+    {"fleet"},
     {"run"},
     {"pool", "results", "progress", "log", "history", "tally"},
     {"ferry"},

@@ -150,8 +150,8 @@ async def test_a_fatal_error_is_raised_after_every_row_has_its_outcome(
         await make_pool(script, deliver).run(iter(rows(150)))
     assert caught.value is error
     assert deliver.by_status(Status.UPLOADED) == [0, 1, 2, 3]
-    interrupted = deliver.by_status(Status.PENDING, INTERRUPTED)
-    not_begun = deliver.by_status(Status.PENDING, NOT_BEGUN)
+    interrupted = deliver.by_status(Status.PENDING, f"{INTERRUPTED} ({error})")
+    not_begun = deliver.by_status(Status.PENDING, f"{NOT_BEGUN} ({error})")
     assert interrupted + not_begun == list(range(4, 150))
     assert set(script.begun[4:]) <= set(interrupted)
 
@@ -188,10 +188,10 @@ async def test_a_fatal_error_during_the_grace_is_raised(deliver: Delivery) -> No
     pool.drain()
     await settle()
     gate.set()
-    with pytest.raises(OutageError):
+    with pytest.raises(OutageError) as caught:
         await run
-    assert deliver.by_status(Status.PENDING, INTERRUPTED) == [0, 1, 2]
-    assert deliver.by_status(Status.PENDING, NOT_BEGUN) == list(range(3, 9))
+    assert deliver.by_status(Status.PENDING, f"{INTERRUPTED} ({caught.value})") == [0, 1, 2]
+    assert deliver.by_status(Status.PENDING, f"{NOT_BEGUN} ({caught.value})") == list(range(3, 9))
 
 
 async def test_a_fatal_error_loses_no_outcome_that_is_on_its_way(deliver: Delivery) -> None:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tileferry.clock import Clock
-from tileferry.errors import TokenRefusedError, TransientError, UsageError
+from tileferry.errors import TokenRefusedError, TransientError, UsageError, printable
 from tileferry.settings import AUTH_URLS, checked_url
 
 REFRESH_AHEAD = 0.1
@@ -28,6 +28,8 @@ TRY_AGAIN = 30.0
 
 Exchange = Callable[[str], Awaitable[tuple[str, float | None]]]
 """Exchanges an app's secret token for an access token and its lifetime in seconds, if one is told."""
+
+_STORE_TOKEN = re.compile(r"([0-9]+)\s*=\s*(\S+)")
 
 _TOKEN_TEXT = re.compile(r"[\x21-\x7e]+")
 
@@ -57,17 +59,26 @@ class Credentials:
 
     @classmethod
     def from_environment(
-        cls, environment: Mapping[str, str], *, token_file: Path | None = None, auth_url: str = AUTH_URLS[0]
+        cls,
+        environment: Mapping[str, str],
+        *,
+        store_id: int | None = None,
+        token_file: Path | None = None,
+        auth_url: str = AUTH_URLS[0],
     ) -> Credentials:
-        """The credentials that `environment` (or `token_file`, which goes first) holds.
+        """The credentials that `token_file` or else `environment` holds.
 
-        Raises `UsageError` when there are none.
+        For a store its own go first: `ECWID_TOKEN_<store>` and `ECWID_SECRET_TOKEN_<store>` before `ECWID_TOKEN`
+        and `ECWID_SECRET_TOKEN`. Raises `UsageError` when there are none.
         """
         if token_file is not None:
-            return cls(token=_read_token(token_file), auth_url=auth_url)
-        token = environment.get("ECWID_TOKEN", "").strip()
-        secret_token = environment.get("ECWID_SECRET_TOKEN", "").strip()
-        return cls(token=token or None, secret_token=secret_token or None, auth_url=auth_url)
+            return cls(token=_read_token(token_file, store_id), auth_url=auth_url)
+        for ending in ("" if store_id is None else f"_{store_id}", ""):
+            token = environment.get(f"ECWID_TOKEN{ending}", "").strip()
+            secret_token = environment.get(f"ECWID_SECRET_TOKEN{ending}", "").strip()
+            if token or secret_token:
+                return cls(token=token or None, secret_token=secret_token or None, auth_url=auth_url)
+        return cls(auth_url=auth_url)
 
 
 class Auth:
@@ -156,12 +167,21 @@ class Auth:
         self._proven = False
 
 
-def _read_token(path: Path) -> str:
+def _read_token(path: Path, store_id: int | None) -> str:
+    """The token in a file that holds it alone, or the store's in one with a line `store=token` for each."""
+    name = printable(str(path))
     try:
-        text = path.read_text(encoding="utf-8-sig").strip()
+        text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as exc:
         detail = exc.strerror if isinstance(exc, OSError) else "it is not text"
-        raise UsageError(f"the token file {path} cannot be read: {detail}.") from None
-    if not text:
-        raise UsageError(f"the token file {path} is empty.")
-    return text
+        raise UsageError(f"the token file {name} cannot be read: {detail}.") from None
+    lines = [line.strip() for line in text.splitlines() if line.strip() and not line.lstrip().startswith("#")]
+    if not lines:
+        raise UsageError(f"the token file {name} is empty.")
+    matches = (_STORE_TOKEN.fullmatch(line) for line in lines)
+    tokens: dict[str, str] = {found[1]: found[2] for found in matches if found}
+    if not tokens:
+        return "\n".join(lines)
+    if store_id is None or str(store_id) not in tokens:
+        raise UsageError(f"the token file {name} has tokens for single stores, but none for store {store_id}.")
+    return tokens[str(store_id)]

@@ -127,7 +127,10 @@ class DrainBegan:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Summary:
-    """One run in figures. `failures` counts the failed rows by their short reason."""
+    """One run in figures. `failures` counts the failed rows by their short reason.
+
+    Of a run over several stores, `stores` holds each one's own figures, and `run_id` and `store_id` are 0.
+    """
 
     run_id: int
     store_id: int
@@ -140,6 +143,7 @@ class Summary:
     retries: int = 0
     throttled: int = 0
     interrupted: bool = False
+    stores: tuple[Summary, ...] = ()
 
     def count(self, status: Status) -> int:
         """How many rows ended with this status."""
@@ -156,9 +160,14 @@ class Summary:
         return sum(number for call, number in self.calls.items() if call.counts)
 
     @property
+    def missing(self) -> int:
+        """How many rows are not in the store."""
+        return self.count(Status.FAILED) + self.count(Status.PENDING)
+
+    @property
     def complete(self) -> bool:
         """Whether every row is in the store."""
-        return not self.count(Status.FAILED) and not self.count(Status.PENDING)
+        return not self.missing
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import difflib
 import io
+import re
 import stat
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -21,9 +22,13 @@ from tileferry.model import BadRow, Row
 
 TILE_COLUMN = "tileId"
 PATH_COLUMN = "path"
+STORE_COLUMN = "storeId"
+"""Optional: the store that a row is for. It is carried into the results like any further column."""
 
 LONGEST_ROW = 1024 * 1024
 """Characters; a quote that is never closed would otherwise swallow the rest of the file."""
+
+_STORE_ID = re.compile(r"[1-9][0-9]{0,17}", re.ASCII)
 
 _JSON_SUFFIXES = frozenset({".jsonl", ".ndjson"})
 
@@ -52,6 +57,11 @@ class Manifest:
     path: Path
     extra_columns: tuple[str, ...] = ()
     header: tuple[str, ...] | None = field(default=None, repr=False)
+
+    @property
+    def names_stores(self) -> bool:
+        """Whether there is a column that says which store each row is for."""
+        return any(name.lower() == STORE_COLUMN.lower() for name in self.extra_columns)
 
     def rows(self) -> Iterator[Row | BadRow]:
         """The rows, read as a stream from the beginning; blocking.
@@ -225,7 +235,11 @@ def _row(manifest: Manifest, line: int, named: Cells, problem: str) -> Row | Bad
     tile_id = cells.get(TILE_COLUMN.lower(), "").strip()
     source = cells.get(PATH_COLUMN.lower(), "").strip()
     extra = {name: value for name, value in named.items() if name.lower() not in _REQUIRED}
+    store = cells.get(STORE_COLUMN.lower(), "").strip()
+    store_id = int(store) if _STORE_ID.fullmatch(store) else None
     problem = problem or _problem(tile_id, source)
+    if store and store_id is None:
+        problem = problem or f"the {STORE_COLUMN} is {printable(store)}; expected a store's number"
     if problem:
         return BadRow(
             line=line,
@@ -233,10 +247,11 @@ def _row(manifest: Manifest, line: int, named: Cells, problem: str) -> Row | Bad
             source=source,
             problem=f"{printable(manifest.path.name)}, line {line}: {problem}",
             extra=extra,
+            store_id=store_id,
         )
     # Absolute, so that the same file has the same name in the ledger wherever tileferry is started from.
     path = (manifest.path.parent / source).absolute()
-    return Row(line=line, tile_id=tile_id, source=source, path=path, extra=extra)
+    return Row(line=line, tile_id=tile_id, source=source, path=path, extra=extra, store_id=store_id)
 
 
 def _problem(tile_id: str, source: str) -> str:

@@ -48,7 +48,8 @@ class Row:
     """One manifest row that asks for an upload.
 
     `line` is the line in the manifest where the row starts (1 is the first line of the file), `source` the
-    path as it is written there, `path` where that leads, `extra` the further columns, untouched.
+    path as it is written there, `path` where that leads, `extra` the further columns, untouched. `store_id` is
+    there where the manifest names a store for each row.
     """
 
     line: int
@@ -56,6 +57,7 @@ class Row:
     source: str
     path: Path
     extra: Mapping[str, str] = field(default_factory=dict)
+    store_id: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,6 +69,7 @@ class BadRow:
     source: str
     problem: str
     extra: Mapping[str, str] = field(default_factory=dict)
+    store_id: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

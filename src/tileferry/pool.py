@@ -35,12 +35,18 @@ class Pool:
     """
 
     def __init__(
-        self, ferry: Ferry, deliver: Callable[[Outcome], Awaitable[None]], *, pace: Pace, grace: float
+        self,
+        ferry: Ferry,
+        deliver: Callable[[Outcome], Awaitable[None]],
+        *,
+        pace: Pace,
+        grace: float,
+        places: asyncio.Semaphore | None = None,
     ) -> None:
         self._ferry = ferry
         self._deliver = deliver
         self._grace = grace
-        self._places = asyncio.Semaphore(pace.concurrency)
+        self._places = places or asyncio.Semaphore(pace.concurrency)
         self._room = asyncio.Semaphore(pace.concurrency + pace.waiting)
         self._under_way: dict[asyncio.Task[None], Numbered] = {}
         self._undelivered: dict[int, Outcome] = {}
@@ -74,7 +80,7 @@ class Pool:
                     await self._wind_down()
         except* FatalError as errors:
             failure = _first(errors)
-        await self._leave_rest(source)
+        await self._leave_rest(source, failure)
         failure = failure or source.failure
         if failure is not None:
             raise failure
@@ -111,15 +117,16 @@ class Pool:
         for task in list(self._under_way):
             task.cancel()
 
-    async def _leave_rest(self, source: _ReadAhead) -> None:
+    async def _leave_rest(self, source: _ReadAhead, failure: FatalError | None) -> None:
+        because = "" if failure is None else f" ({failure})"
         for outcome in self._undelivered.values():
             await self._deliver(outcome)
         self._undelivered.clear()
         for position, row in self._under_way.values():
-            await self._deliver(self._ferry.leave_pending(position, row, INTERRUPTED))
+            await self._deliver(self._ferry.leave_pending(position, row, INTERRUPTED + because))
         self._under_way.clear()
         while source.rows or await source.more():
-            await self._deliver(self._ferry.leave_pending(*source.rows.popleft(), NOT_BEGUN))
+            await self._deliver(self._ferry.leave_pending(*source.rows.popleft(), NOT_BEGUN + because))
 
 
 class _ReadAhead:

@@ -16,6 +16,7 @@ from tileferry.api import open_api
 from tileferry.auth import Credentials
 from tileferry.clock import Clock
 from tileferry.delay import ResultDelay
+from tileferry.errors import OutageError, PatienceError
 from tileferry.events import DrainBegan, Listener, RetryPlanned, RowEnded, RunEnded, RunStarted, Summary, broadcast
 from tileferry.ferry import Ferry
 from tileferry.ledger import open_ledger
@@ -36,7 +37,9 @@ PULSE = 5.0
 class Run:
     """A run that has its ledger and a proven token. Open it with `open_run`."""
 
-    def __init__(self, means: Means, ferry: Ferry, tally: Tally, started: float) -> None:
+    def __init__(
+        self, means: Means, ferry: Ferry, tally: Tally, started: float, places: asyncio.Semaphore | None
+    ) -> None:
         self._means = means
         self._tally = tally
         self._started = started
@@ -44,7 +47,13 @@ class Run:
         self._draining = False
         self._work: asyncio.Task[None] | None = None
         self._results: asyncio.Queue[Outcome | None] = asyncio.Queue(OUTCOMES_AHEAD)
-        self._pool = Pool(ferry, self._deliver, pace=means.settings.pace, grace=means.settings.timing.grace)
+        self._pool = Pool(
+            ferry,
+            self._deliver,
+            pace=means.settings.pace,
+            grace=means.settings.timing.grace,
+            places=places,
+        )
 
     @property
     def summary(self) -> Summary:
@@ -115,11 +124,13 @@ async def open_run(
     listeners: Sequence[Listener] = (),
     manifest: str = "",
     extra_columns: Sequence[str] = (),
+    places: asyncio.Semaphore | None = None,
     clock: Clock | None = None,
 ) -> AsyncIterator[Run]:
     """Open the ledger, prove the token with one call, and be ready to upload.
 
-    `manifest` and `extra_columns` are kept with the run, for later exports. Raises `LedgerBusyError` or
+    `manifest` and `extra_columns` are kept with the run, for later exports. `places` are the workers', where runs
+    of several stores share them (`fleet`). Raises `LedgerBusyError` or
     `LedgerError` when the ledger cannot be used and `FatalError` when the API refuses.
     """
     clock = clock or Clock()
@@ -159,7 +170,7 @@ async def open_run(
                     tell=tell,
                 )
                 ferry = Ferry(means, await _probe(means))
-                run = Run(means, ferry, tally, started)
+                run = Run(means, ferry, tally, started, places)
                 try:
                     yield run
                 finally:
@@ -175,12 +186,17 @@ async def open_run(
 async def _probe(means: Means) -> dict[str, str]:
     """One call that proves the token and tells where images will be found."""
     timing = means.settings.timing
-    buckets = await persist(
-        means.api.buckets,
-        trouble=Trouble(timing, means.clock),
-        timing=timing,
-        on_retry=lambda error, wait: means.tell(RetryPlanned(line=0, step="probe", problem=str(error), wait=wait)),
-    )
+    try:
+        buckets = await persist(
+            means.api.buckets,
+            trouble=Trouble(timing, means.clock),
+            timing=timing,
+            on_retry=lambda error, wait: means.tell(
+                RetryPlanned(line=0, step="probe", problem=str(error), wait=wait)
+            ),
+        )
+    except PatienceError as exc:
+        raise OutageError(f"the API gives no usable answer: {exc}") from exc
     await means.ledger.learned_buckets(buckets)
     return dict(buckets)
 

@@ -202,12 +202,11 @@ def upload(
       2  usage, settings or manifest    130, 143  interrupted; all is recorded
     """
     from tileferry.cli.screen import Taste
+    from tileferry.cli.uploading import Options, upload_to_emulator
     from tileferry.cli.uploading import upload as upload_now
-    from tileferry.cli.uploading import upload_to_emulator
 
     playing = emulator or emulator_folder is not None
-    settings = Settings(
-        store_id=_store_id(store, fallback=_emulated_store() if playing else None),
+    options = Options(
         api_url=api_url,
         ledger=ledger,
         confirm=not no_confirm,
@@ -220,10 +219,10 @@ def upload(
     words = context.obj
     if playing:
         code = upload_to_emulator(
-            manifest, settings, taste, folder=emulator_folder, results=results, arguments=words
+            manifest, store, options, taste, folder=emulator_folder, results=results, arguments=words
         )
     else:
-        code = upload_now(manifest, settings, taste, results=results, token_file=token_file, arguments=words)
+        code = upload_now(manifest, store, options, taste, results=results, token_file=token_file, arguments=words)
     raise typer.Exit(code)
 
 
@@ -359,21 +358,6 @@ def emulator(
     except ValueError as exc:
         raise UsageError(f"the emulator cannot be set so: {exc}") from exc
     raise typer.Exit(emulate(settings))
-
-
-def _store_id(store: int | None, *, fallback: int | None = None) -> int:
-    """The store that is meant. Raises `UsageError` when none was named."""
-    if store is not None:
-        return store
-    if fallback is None:
-        raise UsageError("which store? Give its id with --store, or set ECWID_STORE_ID.")
-    return fallback
-
-
-def _emulated_store() -> int:
-    from tileferry.emulator import EmulatorSettings
-
-    return EmulatorSettings().store_id
 
 
 def _ledger_path(store: int | None, api_url: str, ledger: Path | None) -> Path:

@@ -52,6 +52,9 @@ def figures(closing: Closing) -> list[tuple[str, str, str]]:
         if summary.count(status) or status not in {Status.DUPLICATE, Status.PENDING}
     ]
     place = next(number for number, row in enumerate(rows) if row[0] == "failed") + 1
+    rows += [
+        (f"store {store.store_id}", f"{store.rows - store.missing:,}", "in the store") for store in summary.stores
+    ]
     reasons = sorted(summary.failures.items(), key=lambda item: (-item[1], item[0]))
     rows[place:place] = [("", f"{number:,}", printable(reason)) for reason, number in reasons]
     rows += [
@@ -64,8 +67,9 @@ def figures(closing: Closing) -> list[tuple[str, str, str]]:
 
 def places(closing: Closing) -> list[tuple[str, str]]:
     """Where what was recorded is."""
-    ledger = ("ledger", escaped(str(closing.summary.ledger)))
-    return [ledger] if closing.results is None else [ledger, ("results", escaped(str(closing.results)))]
+    stores = closing.summary.stores or (closing.summary,)
+    ledgers = [("ledger", escaped(str(summary.ledger))) for summary in stores]
+    return ledgers if closing.results is None else [*ledgers, ("results", escaped(str(closing.results)))]
 
 
 def advice(closing: Closing) -> list[str]:
@@ -75,12 +79,15 @@ def advice(closing: Closing) -> list[str]:
     if summary.count(Status.PENDING):
         lines += ["To go on with the pending rows, run the same command again:", f"  {closing.again()}"]
     if summary.count(Status.FAILED):
-        ledger = escaped(shlex.quote(str(summary.ledger)))
-        lines += [
-            "Once the reasons are dealt with, run the same command again, or take only the failed rows:",
-            f"  tileferry results --ledger {ledger} --status failed --output failed.csv",
-            f"  {closing.again('failed.csv')}",
-        ]
+        lines.append("Once the reasons are dealt with, run the same command again, or take only the failed rows:")
+        for store in summary.stores or (summary,):
+            if store.count(Status.FAILED) and store.run_id:
+                ledger = escaped(shlex.quote(str(store.ledger)))
+                failed = f"failed-{store.store_id}.csv" if summary.stores else "failed.csv"
+                lines += [
+                    f"  tileferry results --ledger {ledger} --status failed --output {failed}",
+                    f"  {closing.again(failed)}",
+                ]
     return lines
 
 
