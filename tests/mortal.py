@@ -15,7 +15,7 @@ import signal
 import sqlite3
 import sys
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
@@ -81,16 +81,17 @@ def doom(fate: Fate) -> None:
         fate.comes("call leaving")
         await leaving(*args)
 
-    payload = wire.Body.payload
+    stream = wire.Body.stream
 
-    def mortal_payload(self: wire.Body) -> object:
-        fate.comes("within upload")
-        return payload(self)
+    async def mortal_stream(self: wire.Body) -> AsyncIterator[bytes]:
+        async for chunk in stream(self):
+            fate.comes("within upload")
+            yield chunk
 
     replaced: dict[tuple[Any, str], object] = {
         (Journal, "_commit"): mortal_commit,
         (wire, "_on_headers_sent"): mortal_leaving,
-        (wire.Body, "payload"): mortal_payload,
+        (wire.Body, "stream"): mortal_stream,
         (api, "exchange"): _around(fate, "call", api.exchange),
         (api, "post_body"): _around(fate, "upload", api.post_body),
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import hashlib
 from collections import Counter
@@ -11,7 +12,6 @@ from pathlib import Path
 from typing import TypeVar
 
 from benchmarks.pictures import make
-
 from tileferry import (
     BadRow,
     Credentials,
@@ -49,6 +49,9 @@ QUICK = Timing(
     grace=5.0,
 )
 """Waits so short that nobody notices, and long enough for a busy machine."""
+
+LONGEST_RUN = 40.0
+"""Seconds after which a run counts as hanging, which fails its test and not the whole suite."""
 
 EMULATOR = EmulatorSettings(rate=None, processing=(0.0, 0.02))
 
@@ -100,12 +103,15 @@ class Shop:
         settings = settings or self.settings
         self.events.clear()
         self.ended = None
-        async with open_run(
-            replace(settings, timing=timing or settings.timing),
-            credentials or self.credentials,
-            listeners=[self.events.append, *listeners],
-            clock=clock,
-        ) as run:
+        async with (
+            asyncio.timeout(LONGEST_RUN),
+            open_run(
+                replace(settings, timing=timing or settings.timing),
+                credentials or self.credentials,
+                listeners=[self.events.append, *listeners],
+                clock=clock,
+            ) as run,
+        ):
             try:
                 async for _ in run.upload(rows):
                     pass

@@ -508,13 +508,13 @@ def test_no_call_leaves_before_its_lease_is_on_disk() -> None:
     """A call is recorded before it leaves; one lease is asked for however many wait for it."""
 
     async def main() -> tuple[list[float], int]:
-        disk = Disk(seconds=2.0)
+        disk = Disk(seconds=1.0)
         shop = desk(600, lease=disk.record)
         await asyncio.gather(*(shop.call() for _ in range(5)))
         return shop.departures, len(disk.asked)
 
     departures, asked = virtual_time.run(main())
-    assert departures[0] == pytest.approx(virtual_time.START + 2.0, abs=BLINK)
+    assert departures[0] == pytest.approx(virtual_time.START + 1.0, abs=BLINK)
     assert asked == 1
 
 

@@ -86,7 +86,7 @@ async def _check_once(
 
 @pytest.mark.parametrize("fault", STORED_BUT_UNHEARD, ids=_name)
 async def test_an_image_that_was_stored_is_not_sent_again(fault: Fault, tmp_path: Path) -> None:
-    """When the host stores the picture but its answer is lost or wrong, the API is asked and nothing is sent again."""
+    """When the host stores the picture but its answer is lost or wrong, the API is asked and nothing sent anew."""
     async with open_shop(tmp_path) as shop:
         shop.emulator.script("upload", 1, fault)
         row = shop.picture("hero.jpg")
@@ -105,7 +105,7 @@ async def test_an_image_that_was_not_stored_goes_to_the_same_slot(fault: Fault, 
 
 
 async def test_an_upload_that_moves_no_byte_is_given_up(tmp_path: Path) -> None:
-    """A server that stops reading is left after `stall` seconds; since no whole body left, it is sent again at once."""
+    """A server that stops reading is left after `stall` seconds; no whole body left, so it goes again at once."""
     async with open_shop(tmp_path, replace(EMULATOR, receive_buffer=4096)) as shop:
         shop.emulator.script("upload", 1, Fault(FaultKind.STALL))
         row = shop.picture("large.jpg", size=12_000_000)
@@ -351,7 +351,7 @@ async def test_every_kind_of_fault_in_a_third_of_all_calls(
     chaos = replace(EMULATOR, fault_rate=0.3, seed=seed, processing=(0.0, 0.05))
     async with open_shop(tmp_path, chaos) as shop:
         good = shop.pictures(60)
-        bad = [
+        bad: list[Row | BadRow] = [
             BadRow(line=101, tile_id="", source="x.jpg", problem="line 101 names no tile"),
             Row(line=102, tile_id="hero", source="nowhere.jpg", path=tmp_path / "nowhere.jpg"),
             shop.picture("lost.jpg", tile="missing tile", line=103),

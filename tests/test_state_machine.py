@@ -109,8 +109,7 @@ class Server:
     async def upload(self, slot: Slot, body: Body) -> None:
         """Take the picture; or lose it, or the answer, or refuse it with or without keeping it."""
         place = self.places[slot.image_id]
-        payload = body.payload()
-        assert isinstance(payload, bytes)
+        payload = b"".join([chunk async for chunk in body.stream()])
         if place.refused is not None:
             raise SlotRefusedError("slot gone", status=place.refused)
         if place.digest is not None:

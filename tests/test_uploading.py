@@ -68,7 +68,7 @@ async def test_the_largest_picture_is_taken(tmp_path: Path) -> None:
 
 
 async def test_a_second_run_makes_one_call(tmp_path: Path) -> None:
-    """What is confirmed costs nothing: the same rows again are `unchanged`, with the same results, for one probe."""
+    """What is confirmed costs nothing: the same rows again are `unchanged`, with the same results, for a probe."""
     async with open_shop(tmp_path) as shop:
         rows = shop.pictures(6)
         first = await shop.upload(rows)
@@ -107,7 +107,7 @@ async def test_a_changed_file_is_a_new_picture(tmp_path: Path) -> None:
 
 
 async def test_two_rows_for_one_picture_share_it(tmp_path: Path) -> None:
-    """Of several rows with the same tile and content, all in flight at once, one is sent and the others share it."""
+    """Of several rows with the same tile and content, all in flight at once, one is sent; the others share it."""
     async with open_shop(tmp_path, replace(EMULATOR, latency=(0.02, 0.02))) as shop:
         rows = [shop.picture(f"{n}.jpg", seed=1, line=n) for n in range(2, 7)]
         outcomes = await shop.upload(rows)
@@ -166,7 +166,7 @@ async def test_one_picture_on_two_tiles_is_two_images(tmp_path: Path) -> None:
 
 
 async def test_force_uploads_again(tmp_path: Path) -> None:
-    """With `force` what is confirmed is sent once more, to a new image; the next plain run is content with that."""
+    """With `force` what is confirmed is sent once more, to a new image; the next plain run is happy with that."""
     async with open_shop(tmp_path) as shop:
         row = shop.picture("hero.jpg")
         [first] = await shop.upload([row])
@@ -179,7 +179,7 @@ async def test_force_uploads_again(tmp_path: Path) -> None:
 
 
 async def test_results_can_be_collected_later(tmp_path: Path) -> None:
-    """Without `confirm` a row ends when it is accepted, without a URL; a later run asks for it and sends nothing."""
+    """Without `confirm` a row ends when it is accepted, with no URL; a later run asks for it and sends nothing."""
     async with open_shop(tmp_path) as shop:
         rows = shop.pictures(3)
         hasty = replace(shop.settings, confirm=False)
@@ -244,7 +244,7 @@ async def test_a_missing_tile_fails_its_rows_only(tmp_path: Path) -> None:
 
 
 async def test_odd_tile_ids_arrive_as_they_are(tmp_path: Path) -> None:
-    """Tile ids are opaque: whatever means something to a URL reaches the API unharmed, and no id becomes another."""
+    """Tile ids are opaque: what means something to a URL reaches the API unharmed, and no id becomes another."""
     async with open_shop(tmp_path) as shop:
         rows = [shop.picture(f"{n}.jpg", tile=tile, seed=n, line=n) for n, tile in enumerate(ODD_IDS, 2)]
         outcomes = await shop.upload(rows)
@@ -253,7 +253,7 @@ async def test_odd_tile_ids_arrive_as_they_are(tmp_path: Path) -> None:
 
 
 async def test_odd_file_names_arrive_in_strict_forms(tmp_path: Path) -> None:
-    """Names with quotes, line ends, other scripts or bytes, or of great length, arrive; the pictures are intact."""
+    """Names with quotes, line ends, other scripts or bytes, or of great length, arrive; the pictures unharmed."""
     async with open_shop(tmp_path) as shop:
         rows = [shop.picture(name, tile=f"tile {n}", seed=n, line=n) for n, name in enumerate(ODD_NAMES, 2)]
         outcomes = await shop.upload(rows)
@@ -339,7 +339,7 @@ def _check_refused(outcome: Outcome, shop: Shop) -> None:
 
 @pytest.mark.parametrize("change", CHANGES)
 async def test_a_streamed_picture_that_changes_before_it_is_posted(change: Change, tmp_path: Path) -> None:
-    """A large file that is another one by the time it is posted is never stored; its row fails with that reason."""
+    """A large file that is another one by the time it is posted is never stored; its row fails and says why."""
     async with open_shop(tmp_path) as shop:
         row = shop.picture("large.jpg", size=LARGE)
         [outcome] = await shop.upload([row], listeners=[_when_reserved(change, row.path)])
@@ -388,7 +388,7 @@ async def test_a_small_picture_that_changes_before_it_is_posted(change: Change, 
 
 @pytest.mark.parametrize("change", CHANGES)
 async def test_a_small_picture_that_changes_before_it_is_sent_again(change: Change, tmp_path: Path) -> None:
-    """A small file that is another one when its body is needed a second time is not sent in the place of the old."""
+    """A small file that is another one when its body is needed again is not sent in the place of the old."""
     async with open_shop(tmp_path) as shop:
         shop.emulator.script("upload", 1, Fault(FaultKind.RESET_BEFORE))
         row = shop.picture("small.jpg")
@@ -403,7 +403,7 @@ async def test_a_small_picture_that_changes_before_it_is_sent_again(change: Chan
 
 @pytest.mark.parametrize("change", CHANGES)
 async def test_a_known_picture_that_changes_before_it_is_posted(change: Change, tmp_path: Path) -> None:
-    """A file whose digest is taken from the ledger is read anew before it is posted, and not sent if it changed."""
+    """A file whose digest comes from the ledger is read anew before it is posted, and not sent if it changed."""
     async with open_shop(tmp_path) as shop:
         row = shop.picture("small.jpg")
         os.utime(row.path, (1_600_000_000, 1_600_000_000))

@@ -38,8 +38,11 @@ RETREAT = 0.9
 LEAST_SHARE = 0.05
 """The share of the rate that is used at least, whatever the others do."""
 
-LEASE_SECONDS = 5.0
+LEASE_SECONDS = 2.0
 """How far ahead calls are recorded: a run that is killed has at most so many seconds of calls counted in vain."""
+
+MOST_LEASED = 500
+"""Calls in one lease, however high the rate; it bounds what a kill costs where the rate is lifted."""
 
 
 class Urgency(enum.IntEnum):
@@ -262,7 +265,7 @@ class Budget:
         if self._clock.wall() >= lease.until or not lease.calls:
             if self._leasing is None:
                 wanted = Lease(
-                    math.ceil(self._rate * (LEASE_SECONDS + CATCH_UP) / WINDOW),
+                    min(MOST_LEASED, math.ceil(self._rate * LEASE_SECONDS / WINDOW)),
                     self._clock.wall() + LEASE_SECONDS + self._recording,
                 )
                 self._leasing = self._lease(wanted)

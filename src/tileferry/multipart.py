@@ -6,11 +6,13 @@ would answer 200 to it; so each attempt builds its own.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import secrets
 from collections.abc import AsyncGenerator, AsyncIterator
 from pathlib import PurePath
 
+from tileferry.bandwidth import Bandwidth, Unlimited
 from tileferry.errors import TileferryError
 from tileferry.model import ImageKind
 
@@ -25,8 +27,9 @@ LONGEST_ENDING = 16
 class Body:
     """One file part, framed. `content` is the whole picture, or its chunks where it is streamed from disk.
 
-    After an attempt `failure` tells why the picture could not be read, and `handed_over` whether its last byte
-    was given to the connection: if not, nothing whole can have arrived on the other side.
+    Its bytes leave as `bandwidth` lets them. After an attempt `failure` tells why the picture could not be read,
+    and `handed_over` whether its last byte was given to the connection: if not, nothing whole can have arrived on
+    the other side.
     """
 
     def __init__(
@@ -37,6 +40,7 @@ class Body:
         kind: ImageKind,
         size: int,
         content: bytes | AsyncGenerator[bytes, None],
+        bandwidth: Bandwidth | Unlimited | None = None,
     ) -> None:
         boundary = f"tileferry-{secrets.token_hex(16)}"
         disposition = f'form-data; name="{field_name}"; filename="{encoded_filename(filename)}"'
@@ -44,32 +48,57 @@ class Body:
             f"--{boundary}\r\nContent-Disposition: {disposition}\r\nContent-Type: {kind.value}\r\n\r\n"
         ).encode()
         self._content = content
+        self._bandwidth = bandwidth or Unlimited()
+        self._held = 0.0
+        self._held_since: float | None = None
         self._tail = f"\r\n--{boundary}--\r\n".encode()
         self.content_type = f"multipart/form-data; boundary={boundary}"
         self.length = len(self._head) + size + len(self._tail)
         self.failure: TileferryError | None = None
         self.handed_over = False
 
-    def payload(self) -> bytes | AsyncIterator[bytes]:
-        """What the HTTP client sends: the bytes at once, or a stream of `length` bytes."""
+    async def stream(self) -> AsyncIterator[bytes]:
+        """What the HTTP client sends: `length` bytes, a small picture's at once."""
         if isinstance(self._content, bytes):
+            *pieces, last = self._bandwidth.slices(b"".join((self._head, self._content, self._tail)))
+            for piece in pieces:
+                await self._turn(piece)
+                yield piece
+            await self._turn(last)
             self.handed_over = True
-            return b"".join((self._head, self._content, self._tail))
-        return self._stream(self._content)
-
-    async def _stream(self, chunks: AsyncGenerator[bytes, None]) -> AsyncIterator[bytes]:
+            yield last
+            return
+        await self._turn(self._head)
         yield self._head
+        chunks = self._content
         try:
             # Closed here and now: an attempt that is given up must not keep the file open.
             async with contextlib.aclosing(chunks):
                 async for chunk in chunks:
-                    yield chunk
+                    for piece in self._bandwidth.slices(chunk):
+                        await self._turn(piece)
+                        yield piece
         except TileferryError as exc:
             # The HTTP client wraps whatever its body raises; the reason must not get lost in that.
             self.failure = exc
             raise
+        await self._turn(self._tail)
         self.handed_over = True
         yield self._tail
+
+    def held_back(self) -> float:
+        """Seconds for which it has waited for its turn so far: time in which no byte was meant to leave."""
+        if self._held_since is None:
+            return self._held
+        return self._held + asyncio.get_running_loop().time() - self._held_since
+
+    async def _turn(self, piece: bytes) -> None:
+        self._held_since = asyncio.get_running_loop().time()
+        try:
+            await self._bandwidth.turn(len(piece))
+        finally:
+            self._held = self.held_back()
+            self._held_since = None
 
 
 def encoded_filename(filename: str) -> str:

@@ -15,8 +15,9 @@ from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 import aiohttp
-from aiohttp.abc import AbstractResolver, ResolveResult
+from aiohttp.abc import AbstractResolver, AbstractStreamWriter, ResolveResult
 from aiohttp.http_exceptions import HttpProcessingError
+from aiohttp.payload import AsyncIterablePayload
 from yarl import URL
 
 from tileferry.errors import Delivery, RejectedError, TransientError, printable
@@ -101,18 +102,21 @@ async def post_body(
 ) -> Answer:
     """POST `body` to `url` exactly as received and read the answer.
 
-    A slow line may take as long as it needs; only when no byte has left for `stall` seconds is the attempt given
-    up, or when all have left and the whole answer is not there within `total` more. Raises `TransientError`, whose
-    `delivery` says how much may have arrived, or what `body` itself failed with.
+    A slow line may take as long as it needs, and so may a body that waits for its turn; only when no byte has left
+    for `stall` seconds in which it could have is the attempt given up, or when all have left and the whole answer
+    is not there within `total` more. Raises `TransientError`, whose `delivery` says how much may have arrived, or
+    what `body` itself failed with.
     """
     tracker = aiohttp.UploadTracker()
+    payload = _UploadPayload(body)
+    answer: Answer | None = None
     try:
         with _translated(url, Delivery.WHOLE):
             async with (
-                _moving(tracker, body.length, stall=stall, total=total),
+                _moving(tracker, body.length, stall=stall, total=total, held_back=body.held_back),
                 session.post(
                     URL(url, encoded=True),
-                    data=body.payload(),
+                    data=payload,
                     # With an explicit length the body stays plain: many upload hosts refuse a chunked one (411).
                     headers={"Content-Type": body.content_type, "Content-Length": str(body.length)},
                     allow_redirects=False,
@@ -128,6 +132,9 @@ async def post_body(
             # The last byte never left our hands, so whatever arrived is not a whole body.
             exc.delivery = Delivery.PART
         raise
+    finally:
+        if answer is None:
+            payload.abort()
     if answer.status < 300 and not body.handed_over:
         raise TransientError(
             f"{host_of(url)} accepted the picture before all of it had left", delivery=Delivery.PART, wall=False
@@ -156,13 +163,43 @@ async def _read(response: aiohttp.ClientResponse) -> Answer:
     return Answer(response.status, headers, bytes(body))
 
 
+class _UploadPayload(AsyncIterablePayload):
+    """A body on its way, which can drop its connection.
+
+    A connection that is merely closed first delivers what is queued, and to somebody who has stopped reading that
+    takes for ever.
+    """
+
+    def __init__(self, body: Body) -> None:
+        super().__init__(body.stream(), content_type=body.content_type)
+        self._abort: Callable[[], None] | None = None
+
+    async def write_with_length(self, writer: AbstractStreamWriter, content_length: int | None) -> None:
+        """Write the body, and remember whereto."""
+        self._abort = getattr(getattr(writer, "transport", None), "abort", None)
+        await super().write_with_length(writer, content_length)
+
+    def abort(self) -> None:
+        """Drop the connection with all that is queued in it."""
+        if self._abort is not None:
+            self._abort()
+
+
 @contextlib.asynccontextmanager
 async def _moving(
-    tracker: aiohttp.UploadTracker, length: int, *, stall: float, total: float
+    tracker: aiohttp.UploadTracker,
+    length: int,
+    *,
+    stall: float,
+    total: float,
+    held_back: Callable[[], float] = lambda: 0.0,
 ) -> AsyncIterator[None]:
-    """Time out when no byte of the upload leaves for `stall` seconds, or the answer takes more than `total`."""
+    """Time out when no byte of the upload leaves for `stall` seconds, or the answer takes more than `total`.
+
+    A span in which the body was held back, as `held_back` tells, says nothing about the connection.
+    """
     loop = asyncio.get_running_loop()
-    seen = -1
+    seen = (-1, 0.0)
     timer: asyncio.TimerHandle | None = None
 
     async with asyncio.timeout(None) as deadline:
@@ -172,10 +209,10 @@ async def _moving(
             written = tracker.bytes_written
             if written >= length:
                 deadline.reschedule(loop.time() + total)
-            elif written == seen:
+            elif (written, held_back()) == seen:
                 deadline.reschedule(loop.time())
             else:
-                seen = written
+                seen = (written, held_back())
                 timer = loop.call_later(stall, look)
 
         look()
