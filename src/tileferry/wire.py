@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import ipaddress
 import socket
+import struct
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from dataclasses import dataclass
 from urllib.parse import urlsplit
@@ -172,17 +173,22 @@ class _UploadPayload(AsyncIterablePayload):
 
     def __init__(self, body: Body) -> None:
         super().__init__(body.stream(), content_type=body.content_type)
-        self._abort: Callable[[], None] | None = None
+        self._transport: asyncio.WriteTransport | None = None
 
     async def write_with_length(self, writer: AbstractStreamWriter, content_length: int | None) -> None:
         """Write the body, and remember whereto."""
-        self._abort = getattr(getattr(writer, "transport", None), "abort", None)
+        self._transport = getattr(writer, "transport", None)
         await super().write_with_length(writer, content_length)
 
     def abort(self) -> None:
         """Drop the connection with all that is queued in it."""
-        if self._abort is not None:
-            self._abort()
+        if self._transport is None:
+            return
+        connection: socket.socket | None = self._transport.get_extra_info("socket")
+        if connection is not None and connection.fileno() >= 0:
+            # What the kernel has queued goes with it: a reset, not a farewell.
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self._transport.abort()
 
 
 @contextlib.asynccontextmanager
