@@ -21,7 +21,7 @@ from tileferry.settings import Pace, bytes_a_second
 from tileferry.wire import _moving
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import AsyncIterator
     from pathlib import Path
 
 MB = 1024 * 1024
@@ -84,7 +84,7 @@ def test_limit_that_makes_no_sense(text: str, told: str) -> None:
 @pytest.mark.parametrize("limit", [1023, 0, -1, float("nan"), float("inf")])
 def test_limit_of_a_program_is_checked_too(limit: float) -> None:
     """A program that sets a limit with which nothing would arrive is told so at once."""
-    with pytest.raises(UsageError, match="^bandwidth is "):
+    with pytest.raises(UsageError, match=r"^bandwidth is "):
         Pace(bandwidth=limit)
 
 
@@ -127,7 +127,7 @@ async def departing(limits: Bandwidth, name: int, size: int, left: list[tuple[fl
 @pytest.mark.parametrize("limit", [1024, 10_000, 100_000, 2 * MB, 50 * MB])
 @pytest.mark.parametrize("busy", [False, True], ids=["idle processor", "busy processor"])
 def test_any_second_keeps_the_limit(limit: int, busy: bool) -> None:
-    """No span of a second carries more than 1.05 of the limit and a slice, though the loop may be held up at times."""
+    """No second carries more than 1.05 of the limit and a slice, though the loop may be held up at times."""
     chance = random.Random(limit)
 
     async def holding_up() -> None:
@@ -154,7 +154,7 @@ def test_any_second_keeps_the_limit(limit: int, busy: bool) -> None:
 
 
 def test_the_limit_is_used() -> None:
-    """As long as there is something to send, the line carries what it may: nothing is lost to slices and timers."""
+    """As long as there is something to send, the line carries what it may: slices and timers cost nothing."""
 
     async def main() -> float:
         loop = asyncio.get_running_loop()
@@ -175,6 +175,8 @@ def test_uploads_take_turns() -> None:
     async def main() -> list[int]:
         left: list[tuple[float, int, int]] = []
         limits = Bandwidth(100_000)
+        # The line is taken when they come; else the first would use the bit that is made up for alone.
+        await limits.turn(100_000)
         async with asyncio.TaskGroup() as group:
             for name in range(5):
                 group.create_task(departing(limits, name, 50_000, left))
@@ -222,7 +224,7 @@ def test_without_a_limit_nothing_is_cut_and_nothing_waits() -> None:
 def body(content: bytes, limits: Bandwidth | Unlimited, *, streamed: bool) -> Body:
     """A picture's body, from memory or as if from disk."""
 
-    async def chunks() -> Iterator[bytes]:
+    async def chunks() -> AsyncIterator[bytes]:
         for start in range(0, len(content), 7000):
             yield content[start : start + 7000]
 
@@ -284,7 +286,7 @@ def test_a_paced_upload_is_no_stalled_one(dead_after: int | None) -> None:
     """A body whose slices are minutes apart is not given up; one whose line is dead is, though it is limited."""
     stall = 10.0
 
-    async def main() -> float | None:
+    async def main() -> tuple[float, float] | None:
         loop = asyncio.get_running_loop()
         limits = Bandwidth(1024)
         paced = body(bytes(20 * 1024), limits, streamed=False)
@@ -293,21 +295,23 @@ def test_a_paced_upload_is_no_stalled_one(dead_after: int | None) -> None:
             bytes_written = 0
 
         line = Line()
+        died_at = 0.0
 
         async def competitor() -> None:
             while True:
                 await limits.turn(100 * 1024)
 
         async def send() -> None:
+            nonlocal died_at
             taken = 0
             async for piece in paced.stream():
                 taken += 1
                 if taken == dead_after:
+                    died_at = loop.time()
                     await asyncio.Event().wait()
                 line.bytes_written += len(piece)
 
         other = asyncio.create_task(competitor())
-        begun = loop.time()
         try:
             async with _moving(  # all that is read of a tracker
                 line,  # type: ignore[arg-type]
@@ -318,7 +322,7 @@ def test_a_paced_upload_is_no_stalled_one(dead_after: int | None) -> None:
             ):
                 await send()
         except TimeoutError:
-            return loop.time() - begun
+            return died_at, loop.time()
         finally:
             other.cancel()
             await asyncio.wait([other])
@@ -328,24 +332,28 @@ def test_a_paced_upload_is_no_stalled_one(dead_after: int | None) -> None:
     if dead_after is None:
         assert ended is None
     else:
-        # The third slice is taken after some 300 seconds.
-        assert ended == pytest.approx(300 + 1.5 * stall, abs=stall)
+        assert ended is not None
+        died_at, given_up_at = ended
+        assert stall <= given_up_at - died_at <= 2 * stall + 0.1
 
 
 async def test_a_whole_run_keeps_the_limit(tmp_path: Path) -> None:
-    """A limited run uploads everything, small and streamed pictures alike, no faster than allowed and without one retry.
+    """A limited run uploads everything, small and streamed pictures alike, no faster than allowed.
 
-    Its waits for a stall and for an answer are shorter than the time that a picture takes.
+    None is taken for stalled, though each takes longer than a stall may.
     """
     async with open_shop(tmp_path) as shop:
         rows = [
             shop.picture("large.jpg", size=400_000, line=2),
-            *(shop.picture(f"{number}.png", kind=ImageKind.PNG, size=20_000, line=number) for number in range(3, 8)),
+            *(
+                shop.picture(f"{number}.png", kind=ImageKind.PNG, size=20_000, line=number)
+                for number in range(3, 8)
+            ),
         ]
         size = sum(row.path.stat().st_size for row in rows)
         limit = size / 1.2
         settings = replace(shop.settings, pace=replace(shop.settings.pace, bandwidth=limit, concurrency=3))
-        timing = replace(settings.timing, stall=0.3, answer=0.4)
+        timing = replace(settings.timing, stall=0.3)
         outcomes = await shop.upload(rows, settings=settings, timing=timing, clock=Clock())
         assert statuses(outcomes) == [Status.UPLOADED] * len(rows)
         assert shop.stored() == identities(rows)

@@ -15,7 +15,7 @@ SOURCE = Path(tileferry.__file__).parent
 
 FLOORS: list[set[str]] = [
     {"cli"},
-    {"fleet"},
+    {"fleet", "confirm"},
     {"run"},
     {"pool", "results", "progress", "log", "history", "tally"},
     {"ferry"},
@@ -28,6 +28,7 @@ FLOORS: list[set[str]] = [
     {"journal"},
     {"schema"},
     {"multipart", "manifest", "clock", "settings", "events"},
+    {"bandwidth"},
     {"model"},
     {"errors"},
 ]

@@ -10,10 +10,10 @@ from __future__ import annotations
 
 import math
 
-MISSES = 0.008
+MISSES = 0.004
 """The share of first questions that may come too early; each costs one call more."""
 
-RAISE = 1.25
+RAISE = 1.5
 """By what factor a miss raises the delay."""
 
 LOWER = math.exp(-math.log(RAISE) * MISSES / (1 - MISSES))

@@ -171,6 +171,34 @@ class Summary:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ResultCollected:
+    """An image that an earlier run had sent is in the store."""
+
+    tile_id: str
+    image_id: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConfirmEnded:
+    """All images that waited for their results were asked about.
+
+    `confirmed` were there; of the others `sent` were accepted, and `reserved` may never have been sent.
+    """
+
+    store_id: int
+    ledger: Path
+    seconds: float
+    confirmed: int
+    sent: int
+    reserved: int
+
+    @property
+    def waiting(self) -> int:
+        """How many are still not known to be in the store."""
+        return self.sent + self.reserved
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RunEnded:
     """The run is over, for whatever reason; everything is recorded."""
 
@@ -189,6 +217,8 @@ Event = (
     | OutageProbed
     | OutageEnded
     | DrainBegan
+    | ResultCollected
+    | ConfirmEnded
     | RunEnded
 )
 

@@ -17,6 +17,7 @@ from dataclasses import dataclass, replace
 
 from tileferry import history
 from tileferry.auth import Credentials
+from tileferry.bandwidth import limited_to
 from tileferry.errors import FatalError, ManifestError, UsageError
 from tileferry.events import Event, Listener, RowEnded, RunEnded, Summary, broadcast
 from tileferry.model import BadRow, Outcome, Row, Status
@@ -64,6 +65,8 @@ class Fleet:
         self._draining = False
         self._work: asyncio.Task[None] | None = None
         self._results: asyncio.Queue[Outcome | None] = asyncio.Queue(OUTCOMES_AHEAD)
+        # The line is one, however many stores it serves.
+        self._bandwidth = limited_to(self.berths[0].settings.pace.bandwidth)
         self._places = asyncio.Semaphore(max(berth.settings.pace.concurrency for berth in berths))
 
     @property
@@ -140,6 +143,7 @@ class Fleet:
                 manifest=self._manifest,
                 extra_columns=self._extra_columns,
                 places=self._places,
+                bandwidth=self._bandwidth,
             ) as run:
                 self._runs[berth.store_id] = run
                 if self._draining:

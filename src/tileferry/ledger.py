@@ -48,6 +48,20 @@ class Claim:
     first_line: int | None = None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Unfinished:
+    """An image that has a slot and is not confirmed: it is in the store already, will be soon, or never was sent.
+
+    `stage` is reserved or sent; `age` counts seconds since a body may last have been sent.
+    """
+
+    upload_id: int
+    tile_id: str
+    image_id: str
+    stage: Stage
+    age: float
+
+
 LEASES_KEPT = 180.0
 """Seconds; the API counts over one minute, and a margin may be set on top of that."""
 
@@ -159,6 +173,29 @@ class Ledger:
                 (self.run_id, line, claim.upload_id),
             )
             return claim
+
+        return await self._journal.write(work)
+
+    async def unfinished(self) -> list[Unfinished]:
+        """All images that are reserved or sent, of whatever run, the oldest first."""
+        now = self._clock.wall()
+
+        def work(connection: sqlite3.Connection) -> list[Unfinished]:
+            found = connection.execute(
+                "SELECT uploads.id, tile_id, image_id, stage, coalesce(sent_at, reserved_at) FROM uploads "
+                "JOIN slots ON slots.id = slot_id WHERE stage IN (?, ?) ORDER BY slots.id",
+                (Stage.RESERVED.value, Stage.SENT.value),
+            )
+            return [
+                Unfinished(
+                    upload_id=upload_id,
+                    tile_id=readable(tile_id),
+                    image_id=readable(image_id),
+                    stage=Stage(stage),
+                    age=max(0.0, now - touched_at),
+                )
+                for upload_id, tile_id, image_id, stage, touched_at in found
+            ]
 
         return await self._journal.write(work)
 

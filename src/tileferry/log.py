@@ -21,6 +21,7 @@ from tileferry.errors import printable
 from tileferry.events import (
     BodySent,
     CallEnded,
+    ConfirmEnded,
     CoolDownBegan,
     DrainBegan,
     Event,
@@ -28,6 +29,7 @@ from tileferry.events import (
     OutageBegan,
     OutageEnded,
     OutageProbed,
+    ResultCollected,
     RetryPlanned,
     RowBegan,
     RowEnded,
@@ -85,7 +87,7 @@ def level(event: Event) -> int:
     match event:
         case RowEnded(outcome=Outcome(status=Status.FAILED)):
             return RUN
-        case RowEnded() | RetryPlanned() | OutageProbed():
+        case RowEnded() | ResultCollected() | RetryPlanned() | OutageProbed():
             return ROWS
         case RowBegan() | BodySent() | CallEnded():
             return CALLS

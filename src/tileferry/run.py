@@ -14,6 +14,7 @@ from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from tileferry import history
 from tileferry.api import open_api
 from tileferry.auth import Credentials
+from tileferry.bandwidth import Bandwidth, Unlimited, limited_to
 from tileferry.clock import Clock
 from tileferry.delay import ResultDelay
 from tileferry.errors import OutageError, PatienceError
@@ -125,12 +126,13 @@ async def open_run(
     manifest: str = "",
     extra_columns: Sequence[str] = (),
     places: asyncio.Semaphore | None = None,
+    bandwidth: Bandwidth | Unlimited | None = None,
     clock: Clock | None = None,
 ) -> AsyncIterator[Run]:
     """Open the ledger, prove the token with one call, and be ready to upload.
 
-    `manifest` and `extra_columns` are kept with the run, for later exports. `places` are the workers', where runs
-    of several stores share them (`fleet`). Raises `LedgerBusyError` or
+    `manifest` and `extra_columns` are kept with the run, for later exports. `places` are the workers', and
+    `bandwidth` limits the uploads, where runs of several stores share them (`fleet`). Raises `LedgerBusyError` or
     `LedgerError` when the ledger cannot be used and `FatalError` when the API refuses.
     """
     clock = clock or Clock()
@@ -168,6 +170,7 @@ async def open_run(
                     clock=clock,
                     delay=ResultDelay(settings.timing.first_result),
                     tell=tell,
+                    bandwidth=bandwidth or limited_to(settings.pace.bandwidth),
                 )
                 ferry = Ferry(means, await _probe(means))
                 run = Run(means, ferry, tally, started, places)

@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 
 import platformdirs
 
-from tileferry.errors import UsageError
+from tileferry.errors import UsageError, printable
 
 API_URL = "https://vuega.ecwid.com/api/v1"
 """The real API (documented)."""
@@ -23,6 +23,14 @@ AUTH_URLS = (API_URL, "https://app.ecwid.com/instantsite")
 
 EMULATOR_HOST = "emulator"
 """The name under which a ledger knows the emulator, whose port differs from one start to the next."""
+
+LEAST_BANDWIDTH = 1024
+"""Bytes a second; with less, no picture would ever arrive."""
+
+_BANDWIDTH = re.compile(
+    r"(?P<number>[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:(?P<unit>[KMG])(?:iB?)?|(?P<bytes>B))?", re.IGNORECASE
+)
+_UNITS = {"K": 1024, "M": 1024**2, "G": 1024**3}
 
 _FIELD_NAME = re.compile(r"[A-Za-z0-9_.\-]{1,64}")
 
@@ -57,6 +65,30 @@ def checked_url(url: str, name: str) -> str:
     return url.rstrip("/")
 
 
+def bytes_a_second(text: str) -> float | None:
+    """A bandwidth limit as rclone writes it: `2M`, `1.5M`, `512K`, `100000B`; `off` or 0 is no limit (`None`).
+
+    The units are powers of 1024, and a number without one counts KiB (documented by rclone). Raises `UsageError`
+    for anything else, and for less than `LEAST_BANDWIDTH`.
+    """
+    if text.strip().lower() == "off":
+        return None
+    found = _BANDWIDTH.fullmatch(text.strip())
+    if found is None:
+        raise UsageError(
+            f"the bandwidth limit {printable(text) or '(empty)'} is not understood; write bytes a second as 512K "
+            "or 1.5M (B, K, M or G, in powers of 1024), or off."
+        )
+    unit = 1 if found["bytes"] else _UNITS[(found["unit"] or "K").upper()]
+    limit = float(found["number"]) * unit
+    if 0 < limit < LEAST_BANDWIDTH:
+        raise UsageError(
+            f"the bandwidth limit {printable(text)} is less than {LEAST_BANDWIDTH} bytes a second, with which no "
+            "picture would ever arrive; give more, or off."
+        )
+    return limit or None
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pace:
     """How much happens at once.
@@ -66,6 +98,7 @@ class Pace:
     `margin`: seconds added to the API's minute, for calls that bunch up on the way: calls that leave within
     60 s + margin never number more than `rate`.
     `count_uploads`: whether an upload counts as one of those calls too (unknown; observed clients do not care).
+    `bandwidth`: bytes a second over all uploads together; `None` is no limit.
     `waiting`: images that may wait for their result at once; each costs some 10 KB, no worker and no file.
     """
 
@@ -73,12 +106,15 @@ class Pace:
     rate: int = 600
     margin: float = 0.9
     count_uploads: bool = False
+    bandwidth: float | None = None
     waiting: int = 2000
 
     def __post_init__(self) -> None:
         _check_range("concurrency", self.concurrency, 1, 1000, "workers")
         _check_range("rate", self.rate, 1, 10_000_000, "calls a minute")
         _check_range("margin", self.margin, 0, 60, "seconds")
+        if self.bandwidth is not None:
+            _check_range("bandwidth", self.bandwidth, LEAST_BANDWIDTH, 1e15, "bytes a second")
         _check_range("waiting", self.waiting, 1, 100_000, "images")
 
 

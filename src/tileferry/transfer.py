@@ -15,10 +15,11 @@ An image that waits for its result holds neither a worker nor its content.
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from tileferry import images
 from tileferry.api import Api
+from tileferry.bandwidth import Bandwidth, Unlimited
 from tileferry.clock import Clock
 from tileferry.delay import ResultDelay
 from tileferry.errors import Delivery, PatienceError, RejectedError, SlotRefusedError, TransientError
@@ -72,6 +73,7 @@ class Means:
     clock: Clock
     delay: ResultDelay
     tell: Listener
+    bandwidth: Bandwidth | Unlimited = field(default_factory=Unlimited)
 
 
 class Transfer:
@@ -87,6 +89,7 @@ class Transfer:
         self._ledger = means.ledger
         self._clock = means.clock
         self._delay = means.delay
+        self._bandwidth = means.bandwidth
         self._tell = means.tell
         self._row = row
         self._image = image
@@ -267,6 +270,7 @@ class Transfer:
             kind=image.kind,
             size=image.size,
             content=self._content if self._content is not None else images.read_chunks(image),
+            bandwidth=self._bandwidth,
         )
 
     async def _lose_slot(self, refusal: SlotRefusedError) -> None:
