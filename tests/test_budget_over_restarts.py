@@ -30,8 +30,8 @@ RATE = 120
 BLINK = 1e-3
 """Seconds; the virtual loop's turns take nanoseconds, so this covers thousands of them."""
 
-WASTE = 18.0
-"""Seconds of calls that a kill may cost."""
+WASTE = 2 * LEASE_SECONDS
+"""Seconds of calls that a kill may cost: what is recorded and unused, and what counts later than it left."""
 
 
 @dataclass(slots=True)

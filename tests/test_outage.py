@@ -90,17 +90,34 @@ def scene(*, concurrency: int = 1, timing: Timing = TIMING) -> Scene:
     [(1, FEWEST_FAILURES), (3, 3), (5, 5), (8, MOST_FAILURES), (16, MOST_FAILURES), (1000, MOST_FAILURES)],
 )
 def test_threshold_follows_the_workers(concurrency: int, threshold: int) -> None:
-    """As many failures in a row as there are workers make an outage, within bounds; one less does not."""
+    """As many bad answers in a row as there are workers make an outage, within bounds; one less does not."""
 
     async def main() -> None:
         act = scene(concurrency=concurrency)
         for number in range(threshold - 1):
-            await act.fail(number)
+            await act.fail(number, failing())
         assert not act.host.away
         assert act.told == []
-        await act.fail("last")
+        await act.fail("last", failing())
         assert act.host.away
-        assert act.told == [OutageBegan(host="api.example", problem="no connection to api.example (refused)")]
+        assert act.told == [OutageBegan(host="api.example", problem="the API answered HTTP 500")]
+
+    virtual_time.run(main())
+
+
+def test_a_host_that_is_not_even_reached_is_away_sooner() -> None:
+    """Where no connection comes about, a few failures tell, whoever and however many meet them."""
+
+    async def main() -> None:
+        act = scene(concurrency=16)
+        for _ in range(FEWEST_FAILURES - 1):
+            await act.fail("one and the same")
+        await act.fail("one and the same", failing())
+        for _ in range(FEWEST_FAILURES - 1):
+            await act.fail("one and the same")
+        assert not act.host.away
+        await act.fail("one and the same")
+        assert act.host.away
 
     virtual_time.run(main())
 
@@ -331,10 +348,10 @@ def test_outage_that_lasts_too_long_is_fatal_for_all_who_wait() -> None:
 
     act, ended = virtual_time.run(main())
     assert [type(error) for error in ended] == [OutageError] * 4
-    assert "out of reach for 60 seconds (no connection to api.example (refused))" in str(ended[0])
+    assert "out of reach for 65 seconds (no connection to api.example (refused))" in str(ended[0])
     assert "run the same command again" in str(ended[0])
-    assert [at for at, _ in act.calls] == pytest.approx([10, 20, 30, 40, 50, 60], abs=BLINK)
-    assert act.clock.now() - virtual_time.START < 61.0
+    assert [at for at, _ in act.calls] == pytest.approx([10, 20, 30, 40, 50, 60, 65], abs=BLINK)
+    assert act.clock.now() - virtual_time.START < 66.0
 
 
 def test_cancelled_probe_leaves_probing_to_another() -> None:

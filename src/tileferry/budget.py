@@ -195,6 +195,8 @@ class Budget:
             self._forget()
             self._share.reduce(sum(at > self._clock.now() - WINDOW for at in self._departures), pause)
         self.cool_down.begin(pause)
+        # Nothing to catch up with afterwards: a burst would meet the next 429.
+        self._next = max(self._next, self._clock.now() + self.cool_down.remaining())
 
     def close(self) -> None:
         """Drop the timers."""

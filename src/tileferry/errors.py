@@ -50,7 +50,8 @@ class TransientError(TileferryError):
     """The attempt failed in a way that another attempt may cure.
 
     `delivery` matters for uploads only. `wall` marks failures that speak against the host (from many of them
-    an outage is recognized), `unreachable` those where the host was not even reached.
+    an outage is recognized), `unreachable` those where the host was not even reached. `paced` says that whoever
+    keeps the next try waits by itself, so that nobody needs to wait before it.
     """
 
     def __init__(
@@ -65,6 +66,7 @@ class TransientError(TileferryError):
         self.delivery = delivery
         self.wall = wall
         self.unreachable = unreachable
+        self.paced = False
 
 
 class ThrottledError(TransientError):
@@ -73,6 +75,7 @@ class ThrottledError(TransientError):
     def __init__(self, message: str, *, pause: float, delivery: Delivery = Delivery.NOTHING) -> None:
         super().__init__(message, delivery=delivery, wall=False)
         self.pause = pause
+        self.paced = True
 
 
 class RejectedError(TileferryError):

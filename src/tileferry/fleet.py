@@ -1,4 +1,4 @@
-"""Several stores in one run: each has a ledger, a token, a budget and a run of its own; they share the workers.
+"""Several stores in one run: each has a ledger, a token, a budget, a share of the workers and a run of its own.
 
 The stores advance side by side. Each run reads the manifest for itself and takes its own rows, so that memory
 depends neither on the manifest's length nor on how its stores are mixed. A store that is refused ends alone.
@@ -24,6 +24,9 @@ from tileferry.model import BadRow, Outcome, Row, Status
 from tileferry.pool import ROWS_AT_ONCE
 from tileferry.run import OUTCOMES_AHEAD, Run, open_run
 from tileferry.settings import Settings
+
+LEAST_PLACES = 4
+"""Workers for each store at least: with fewer, a slow upload or two would leave its budget unused."""
 
 Rows = Callable[[], Iterable[Row | BadRow]]
 """The manifest's rows from the beginning, as often as asked."""
@@ -67,7 +70,9 @@ class Fleet:
         self._results: asyncio.Queue[Outcome | None] = asyncio.Queue(OUTCOMES_AHEAD)
         # The line is one, however many stores it serves.
         self._bandwidth = limited_to(self.berths[0].settings.pace.bandwidth)
-        self._places = asyncio.Semaphore(max(berth.settings.pace.concurrency for berth in berths))
+        concurrency = max(berth.settings.pace.concurrency for berth in berths)
+        # A share each, not one pool: a store that waits for its own budget would soon sit on all places.
+        self._places_each = max(LEAST_PLACES, concurrency // len(berths))
 
     @property
     def summary(self) -> Summary:
@@ -142,7 +147,7 @@ class Fleet:
                 listeners=[self._pass_on],
                 manifest=self._manifest,
                 extra_columns=self._extra_columns,
-                places=self._places,
+                places=asyncio.Semaphore(self._places_each),
                 bandwidth=self._bandwidth,
             ) as run:
                 self._runs[berth.store_id] = run

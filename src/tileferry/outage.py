@@ -19,7 +19,7 @@ MOST_FAILURES = 8
 """Failures in a row, with no success between, that make an outage however many workers there are."""
 
 FEWEST_FAILURES = 3
-"""Likewise, however few workers there are: two failures in a row are everyday life."""
+"""Likewise, however few workers there are, or where the host is not even reached: two are everyday life."""
 
 
 class Passage:
@@ -45,7 +45,7 @@ class Host:
         self._timing = timing
         self._clock = clock
         self._tell = tell
-        self._failures = 0
+        self._failures = self._unreached = 0
         self._failed_for: set[Hashable] = set()
         self._away_since: float | None = None
         self._last_problem = ""
@@ -88,6 +88,8 @@ class Host:
         except TransientError as exc:
             if exc.wall:
                 self._failed(about, exc, probing=probing)
+                # In an outage the probes' intervals are the only waiting there is.
+                exc.paced = self.away
             else:
                 self._answered()
             raise
@@ -104,14 +106,15 @@ class Host:
         if self._away_since is None:
             return
         away = self._clock.now() - self._away_since
-        if away + self._probe_wait > self._timing.max_outage:
+        left = self._timing.max_outage - away
+        if left <= 0:
             raise OutageError(
                 f"{self.name} has been out of reach for {away:.0f} seconds ({self._last_problem}). Everything "
                 "done so far is recorded: run the same command again when it is back."
             )
         with contextlib.suppress(TimeoutError):
             # A call from before the outage may still come through, and then there is nothing to probe.
-            await asyncio.wait_for(self._back.wait(), self._probe_wait)
+            await asyncio.wait_for(self._back.wait(), min(self._probe_wait, left))
 
     def _failed(self, about: Hashable, exc: TransientError, *, probing: bool) -> None:
         self._last_problem = str(exc)
@@ -122,12 +125,12 @@ class Host:
             self._tell(OutageProbed(host=self.name, wait=self._probe_wait))
             return
         self._failures += 1
+        self._unreached = self._unreached + 1 if exc.unreachable else 0
+        self._failed_for.add(about)
         # A host that answers, if only with errors, may have something against one image in particular; one
         # that cannot be reached has it against nobody.
-        self._failed_for.add(None if exc.unreachable else about)
-        if self._failures < self._threshold:
-            return
-        if len(self._failed_for) == 1 and None not in self._failed_for:
+        several = len(self._failed_for) > 1 or None in self._failed_for
+        if self._unreached < FEWEST_FAILURES and not (several and self._failures >= self._threshold):
             return
         self._away_since = self._clock.now()
         self._back.clear()
@@ -136,7 +139,7 @@ class Host:
         self._tell(OutageBegan(host=self.name, problem=self._last_problem))
 
     def _answered(self) -> None:
-        self._failures = 0
+        self._failures = self._unreached = 0
         self._failed_for.clear()
         if self._away_since is not None:
             seconds = self._clock.now() - self._away_since

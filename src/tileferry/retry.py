@@ -14,7 +14,7 @@ from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type
 from tenacity.wait import wait_base
 
 from tileferry.clock import Clock
-from tileferry.errors import PatienceError, ThrottledError, TransientError
+from tileferry.errors import PatienceError, TransientError
 from tileferry.settings import Timing
 
 _T = TypeVar("_T")
@@ -67,10 +67,10 @@ def backoff(failures: int, timing: Timing, chance: float) -> float:
 def wait_after(error: BaseException | None, failures: int, timing: Timing, chance: float) -> float:
     """Seconds until the next try after `error`.
 
-    After a request for a pause there is nothing to add: the budget or the host lets no call leave before it is
-    over.
+    After a request for a pause, or in an outage, there is nothing to add: no call leaves before that is over.
     """
-    return 0.0 if isinstance(error, ThrottledError) else backoff(failures, timing, chance)
+    paced = isinstance(error, TransientError) and error.paced
+    return 0.0 if paced else backoff(failures, timing, chance)
 
 
 async def persist(

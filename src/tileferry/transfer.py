@@ -33,7 +33,7 @@ from tileferry.settings import Settings
 SLOTS_PER_IMAGE = 3
 """How many slots may be refused for one image in one run; more would be a quarrel, not bad luck."""
 
-ASK_GROWTH = 1.6
+ASK_GROWTH = 2.5
 """By how much each wait between two questions for the same result exceeds the last."""
 
 LONGEST_ASK_WAIT = 30.0

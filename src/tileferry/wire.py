@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ipaddress
+import os
 import socket
 import struct
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
@@ -252,9 +253,8 @@ def _translated(url: str, delivery: Delivery) -> Iterator[None]:
     except aiohttp.ConnectionTimeoutError:
         raise TransientError(f"no connection to {host} (timed out)", unreachable=True) from None
     except aiohttp.ClientConnectorError as exc:
-        raise TransientError(
-            f"no connection to {host} ({exc.os_error.strerror or 'refused'})", unreachable=True
-        ) from None
+        why = os.strerror(exc.os_error.errno) if exc.os_error.errno else "refused"
+        raise TransientError(f"no connection to {host} ({why})", unreachable=True) from None
     except TimeoutError:
         raise TransientError(f"{host} did not answer in time", delivery=delivery) from None
     except aiohttp.ClientPayloadError:
