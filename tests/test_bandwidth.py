@@ -10,18 +10,20 @@ from typing import TYPE_CHECKING
 import pytest
 
 import virtual_time
-from shop import identities, open_shop, statuses
+from shop import EMULATOR, identities, open_shop, statuses
+from tileferry import Credentials
 from tileferry.bandwidth import CATCH_UP, LARGEST_SLICE, SMALLEST_SLICE, Bandwidth, Unlimited, limited_to
 from tileferry.clock import Clock
 from tileferry.errors import UsageError
 from tileferry.events import CallEnded, RetryPlanned
+from tileferry.fleet import Berth, open_fleet
 from tileferry.model import ImageKind, Status
 from tileferry.multipart import Body
 from tileferry.settings import Pace, bytes_a_second
 from tileferry.wire import _moving
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncGenerator
     from pathlib import Path
 
 MB = 1024 * 1024
@@ -224,7 +226,7 @@ def test_without_a_limit_nothing_is_cut_and_nothing_waits() -> None:
 def body(content: bytes, limits: Bandwidth | Unlimited, *, streamed: bool) -> Body:
     """A picture's body, from memory or as if from disk."""
 
-    async def chunks() -> AsyncIterator[bytes]:
+    async def chunks() -> AsyncGenerator[bytes, None]:
         for start in range(0, len(content), 7000):
             yield content[start : start + 7000]
 
@@ -260,6 +262,28 @@ def test_a_body_leaves_slice_by_slice(streamed: bool) -> None:
     virtual_time.run(main())
 
 
+@pytest.mark.parametrize("streamed", [False, True], ids=["at hand", "from disk"])
+def test_a_body_whose_end_waits_is_not_handed_over(streamed: bool) -> None:
+    """As long as its last bytes wait for their turn, nothing whole can have arrived, and the body says so."""
+
+    async def main() -> None:
+        limits = Bandwidth(1024)
+        paced = body(bytes(3 * SMALLEST_SLICE), limits, streamed=streamed)
+        stream = paced.stream()
+        left = paced.length
+        while left > SMALLEST_SLICE:
+            left -= len(await anext(stream))
+        await limits.turn(100 * 1024)
+        last = asyncio.ensure_future(anext(stream))
+        await asyncio.sleep(1)
+        assert not last.done()
+        assert not paced.handed_over
+        assert len(await last) == left
+        assert paced.handed_over
+
+    virtual_time.run(main())
+
+
 def test_a_body_that_waits_says_for_how_long() -> None:
     """What a body tells of its waiting grows while it waits, and stands still while it could go on."""
 
@@ -276,7 +300,6 @@ def test_a_body_that_waits_says_for_how_long() -> None:
         assert held == pytest.approx(10 - CATCH_UP, abs=0.01)
         await asyncio.sleep(50)
         assert paced.held_back() == held
-        await stream.aclose()
 
     virtual_time.run(main())
 
@@ -363,3 +386,31 @@ async def test_a_whole_run_keeps_the_limit(tmp_path: Path) -> None:
         assert shop.summary.seconds >= 1.2 - CATCH_UP - 0.05
         longest = max(event.seconds for event in shop.heard(CallEnded))
         assert longest > timing.stall
+
+
+async def test_stores_share_one_limit(tmp_path: Path) -> None:
+    """Several stores in one run keep the limit together, for the line is one."""
+    stores = (1003, 2004, 3005)
+    async with open_shop(tmp_path, replace(EMULATOR, store_ids=frozenset(stores))) as shop:
+        rows = [
+            replace(shop.picture(f"{store}.jpg", size=100_000, line=line), store_id=store)
+            for line, store in enumerate(stores, 2)
+        ]
+        limit = sum(row.path.stat().st_size for row in rows) / 0.9
+        berths = [
+            Berth(
+                replace(
+                    shop.settings,
+                    store_id=store,
+                    ledger=tmp_path / f"{store}.sqlite3",
+                    pace=replace(shop.settings.pace, bandwidth=limit),
+                ),
+                Credentials(token=shop.emulator.issue_token(store)),
+            )
+            for store in stores
+        ]
+        async with open_fleet(berths) as fleet:
+            outcomes = [outcome async for outcome in fleet.upload(lambda: rows)]
+        assert statuses(outcomes) == [Status.UPLOADED] * 3
+        # With a limit of its own each would be done in a third of the time.
+        assert fleet.summary.seconds >= 0.9 - CATCH_UP - 0.05

@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
     from tileferry.auth import Credentials
 
-VERBS = ("upload", "status", "results", "emulator")
+VERBS = ("upload", "confirm", "status", "results", "emulator")
 TOKEN = "secret-token-7"
 
 

@@ -13,8 +13,8 @@ from tileferry.clock import Clock
 from tileferry.events import Summary
 from tileferry.history import open_history
 from tileferry.ledger import Ledger, open_ledger
-from tileferry.schema import readable, storable
 from tileferry.model import ImageKind, Outcome, Slot, SourceImage, Status
+from tileferry.schema import readable, storable
 
 NOON = 1_700_000_000.0
 CLOCK = Clock(wall=lambda: NOON)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,12 +13,14 @@ from tileferry.events import (
     BodySent,
     Call,
     CallEnded,
+    ConfirmEnded,
     CoolDownBegan,
     DrainBegan,
     Event,
     OutageBegan,
     OutageEnded,
     OutageProbed,
+    ResultCollected,
     RetryPlanned,
     RowBegan,
     RowEnded,
@@ -60,6 +63,8 @@ OUTAGE = OutageBegan(host="api.example", problem="no connection")
 PROBED = OutageProbed(host="api.example", wait=12.0)
 BACK = OutageEnded(host="api.example", seconds=300.0)
 DRAIN = DrainBegan(grace=10.0, in_flight=5)
+COLLECTED = ResultCollected(tile_id="hero-1", image_id="img/1")
+CONFIRMED = ConfirmEnded(store_id=1003, ledger=Path("l"), seconds=4.0, confirmed=1, sent=0, reserved=0)
 ENDED = RunEnded(
     summary=Summary(
         run_id=7,
@@ -86,6 +91,8 @@ ALL: tuple[Event, ...] = (
     PROBED,
     BACK,
     DRAIN,
+    COLLECTED,
+    CONFIRMED,
     ENDED,
 )
 
@@ -111,7 +118,7 @@ def names(lines: Sequence[str]) -> list[str]:
         (
             RUN,
             False,
-            [STARTED, FAILED, COOLING, OUTAGE, BACK, DRAIN, ENDED],
+            [STARTED, FAILED, COOLING, OUTAGE, BACK, DRAIN, CONFIRMED, ENDED],
         ),
         (
             ROWS,
@@ -127,12 +134,14 @@ def names(lines: Sequence[str]) -> list[str]:
                 PROBED,
                 BACK,
                 DRAIN,
+                COLLECTED,
+                CONFIRMED,
                 ENDED,
             ],
         ),
         (CALLS, False, list(ALL)),
-        (RUN, True, [FAILED, ENDED]),
-        (CALLS, True, [FAILED, ENDED]),
+        (RUN, True, [FAILED, CONFIRMED, ENDED]),
+        (CALLS, True, [FAILED, CONFIRMED, ENDED]),
     ],
 )
 def test_verbosity_decides_which_events_are_told(verbosity: int, quiet: bool, expected: list[Event]) -> None:
@@ -159,6 +168,8 @@ def test_json_lines_follow_the_schema() -> None:
         "outage_probed",
         "outage_ended",
         "drain_began",
+        "result_collected",
+        "confirm_ended",
         "run_ended",
     ]
     assert lines[0]["ledger"] == "/tmp/l.sqlite3"  # noqa: S108 - a name only
@@ -216,6 +227,15 @@ def test_json_lines_follow_the_schema() -> None:
             DRAIN,
             "stopping: nothing new is begun, 5 in flight get 10 s; the next Ctrl-C ends it at once",
         ),
+        (RetryPlanned(line=0, step="probe", problem="HTTP 503", wait=1.5), "probe: HTTP 503; again in 1.5 s"),
+        (COLLECTED, "hero-1: in the store as img/1"),
+        (CONFIRMED, "store 1003: 1 result collected in 4.0 s, none is left waiting"),
+        (
+            replace(CONFIRMED, confirmed=0, sent=2, reserved=1),
+            "store 1003: 0 results collected in 4.0 s, 3 still waiting "
+            "(2 sent, 1 reserved and perhaps never sent); "
+            "ask again later, or run the upload again: it goes on from there",
+        ),
         (
             ENDED,
             "run 7 ended after 1.0 s: 2 uploaded, 0 unchanged, 0 duplicate, 1 failed, 0 pending",
@@ -258,6 +278,7 @@ def test_what_comes_from_outside_cannot_control_the_terminal(form: LogFormat) ->
         OutageBegan(host=HOSTILE, problem=HOSTILE),
         OutageProbed(host=HOSTILE, wait=1),
         OutageEnded(host=HOSTILE, seconds=1),
+        ResultCollected(tile_id=HOSTILE, image_id=HOSTILE),
     ]
     lines = told(events, form=form, verbosity=CALLS)
     assert len(lines) == len(events)

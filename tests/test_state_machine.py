@@ -15,10 +15,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
-from benchmarks.pictures import make
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from benchmarks.pictures import make
 from tileferry import Outcome, Pace, Row, Settings, Status, Timing
 from tileferry.api import Api
 from tileferry.clock import Clock

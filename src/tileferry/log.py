@@ -135,7 +135,12 @@ def sentence(event: Event) -> str:
             problem = f": {printable(event.problem)}" if event.problem else ""
             return f"{event.call.value}: {answer} after {event.seconds:.2f} s{problem}"
         case RetryPlanned():
-            return f"line {event.line}  {event.step}: {printable(event.problem)}; again in {event.wait:.1f} s"
+            place = f"line {event.line}  " if event.line else ""
+            return f"{place}{event.step}: {printable(event.problem)}; again in {event.wait:.1f} s"
+        case ResultCollected():
+            return f"{printable(event.tile_id)}: in the store as {printable(event.image_id)}"
+        case ConfirmEnded():
+            return f"store {event.store_id}: {_collected(event)}"
         case _:
             return _run_sentence(event)
 
@@ -163,6 +168,18 @@ def _place(line: int, tile_id: str, source: str) -> str:
     return f"line {line}  {printable(tile_id) or '(no tile)'}  {printable(source) or '(no path)'}"
 
 
+def _collected(event: ConfirmEnded) -> str:
+    results = "1 result" if event.confirmed == 1 else f"{event.confirmed:,} results"
+    if not event.waiting:
+        return f"{results} collected in {event.seconds:.1f} s, none is left waiting"
+    kinds = {"sent": event.sent, "reserved and perhaps never sent": event.reserved}
+    told = ", ".join(f"{number:,} {kind}" for kind, number in kinds.items() if number)
+    return (
+        f"{results} collected in {event.seconds:.1f} s, {event.waiting:,} still waiting ({told}); ask again "
+        "later, or run the upload again: it goes on from there"
+    )
+
+
 def _run_sentence(
     event: CoolDownBegan | OutageBegan | OutageProbed | OutageEnded | DrainBegan | RunEnded,
 ) -> str:
@@ -188,7 +205,7 @@ def _run_sentence(
 
 def _loud(event: Event) -> bool:
     failed = isinstance(event, RowEnded) and event.outcome.status is Status.FAILED
-    return failed or isinstance(event, RunEnded)
+    return failed or isinstance(event, RunEnded | ConfirmEnded)
 
 
 def _stamp(now: float) -> str:

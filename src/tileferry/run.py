@@ -172,7 +172,7 @@ async def open_run(
                     tell=tell,
                     bandwidth=bandwidth or limited_to(settings.pace.bandwidth),
                 )
-                ferry = Ferry(means, await _probe(means))
+                ferry = Ferry(means, await probe(means))
                 run = Run(means, ferry, tally, started, places)
                 try:
                     yield run
@@ -186,7 +186,7 @@ async def open_run(
             tell(RunEnded(summary=summary))
 
 
-async def _probe(means: Means) -> dict[str, str]:
+async def probe(means: Means) -> dict[str, str]:
     """One call that proves the token and tells where images will be found."""
     timing = means.settings.timing
     try:

@@ -15,14 +15,28 @@ from typing import Annotated, Literal
 import typer
 
 from tileferry.cli.crash import on_crash
+from tileferry.cli.options import (
+    PACE,
+    TIMING,
+    ApiUrl,
+    AuthUrl,
+    BandwidthLimit,
+    CountUploads,
+    Events,
+    FirstResult,
+    LedgerPath,
+    Quiet,
+    Rate,
+    Settle,
+    Store,
+    TokenFile,
+    WindowMargin,
+)
 from tileferry.errors import FatalError, TileferryError, UsageError
 from tileferry.log import LogFormat
 from tileferry.model import Status
 from tileferry.results import Format
-from tileferry.settings import API_URL, Pace, Settings, Timing
-
-_PACE = Pace()
-_TIMING = Timing()
+from tileferry.settings import API_URL, Pace, Settings, Timing, bytes_a_second
 
 app = typer.Typer(
     add_completion=False,
@@ -32,21 +46,6 @@ app = typer.Typer(
     # Plain text: it reads as well, and the library behind the colors takes longer to load than all the rest.
     rich_markup_mode=None,
 )
-
-Store = Annotated[
-    int | None,
-    typer.Option("--store", metavar="ID", envvar="ECWID_STORE_ID", help="The store's id, a number."),
-]
-ApiUrl = Annotated[str, typer.Option("--api-url", metavar="URL", envvar="ECWID_API_URL", help="Where the API is.")]
-LedgerPath = Annotated[
-    Path | None,
-    typer.Option(
-        "--ledger",
-        metavar="PATH",
-        show_default="one per API host and store",
-        help="The file that remembers what was uploaded.",
-    ),
-]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -111,10 +110,8 @@ def upload(
     ],
     store: Store = None,
     api_url: ApiUrl = API_URL,
-    token_file: Annotated[
-        Path | None,
-        typer.Option("--token-file", metavar="PATH", help="A file that holds the Instant Site token alone."),
-    ] = None,
+    auth_url: AuthUrl = None,
+    token_file: TokenFile = None,
     emulator: Annotated[
         bool,
         typer.Option("--emulator", help="Upload to an embedded emulator, to try things out."),
@@ -130,8 +127,9 @@ def upload(
     ] = None,
     concurrency: Annotated[
         int, typer.Option("--concurrency", metavar="N", help="Uploads at once.")
-    ] = _PACE.concurrency,
-    rate: Annotated[int, typer.Option("--rate", metavar="N", help="API calls a minute per token.")] = _PACE.rate,
+    ] = PACE.concurrency,
+    rate: Rate = PACE.rate,
+    bwlimit: BandwidthLimit = "off",
     ledger: LedgerPath = None,
     results: Annotated[
         Path | None,
@@ -144,39 +142,41 @@ def upload(
         typer.Option(
             "--patience",
             metavar="SECONDS",
-            show_default=f"{_TIMING.patience:g}",
+            show_default=f"{TIMING.patience:g}",
             help="How long one image may keep failing in passing.",
         ),
-    ] = _TIMING.patience,
+    ] = TIMING.patience,
     max_outage: Annotated[
         float,
         typer.Option(
             "--max-outage",
             metavar="SECONDS",
-            show_default=f"{_TIMING.max_outage:g}",
+            show_default=f"{TIMING.max_outage:g}",
             help="How long the network or the API may stay away.",
         ),
-    ] = _TIMING.max_outage,
+    ] = TIMING.max_outage,
     stall_timeout: Annotated[
         float,
         typer.Option(
             "--stall-timeout",
             metavar="SECONDS",
-            show_default=f"{_TIMING.stall:g}",
+            show_default=f"{TIMING.stall:g}",
             help="How long an upload may move no byte.",
         ),
-    ] = _TIMING.stall,
+    ] = TIMING.stall,
     field_name: Annotated[
         str, typer.Option("--field-name", metavar="NAME", help="The file's field in the upload form.")
     ] = "file",
+    count_uploads: CountUploads = PACE.count_uploads,
+    window_margin: WindowMargin = PACE.margin,
+    first_result: FirstResult = TIMING.first_result,
+    settle: Settle = TIMING.settle,
     no_confirm: Annotated[
         bool, typer.Option("--no-confirm", help="Do not wait until the API shows each image.")
     ] = False,
     force: Annotated[bool, typer.Option("--force", help="Upload again what is in the store already.")] = False,
-    log_format: Annotated[
-        LogFormat, typer.Option("--log-format", help="JSON: one object a line for each event.")
-    ] = LogFormat.AUTO,
-    quiet: Annotated[bool, typer.Option("-q", "--quiet", help="Only failures, and one line at the end.")] = False,
+    log_format: Events = LogFormat.AUTO,
+    quiet: Quiet = False,
     verbose: Annotated[
         int,
         typer.Option("-v", "--verbose", count=True, show_default=False, help="Each row; -vv: each call too."),
@@ -212,8 +212,20 @@ def upload(
         confirm=not no_confirm,
         force=force,
         field_name=field_name,
-        pace=Pace(concurrency=concurrency, rate=rate),
-        timing=Timing(patience=patience, max_outage=max_outage, stall=stall_timeout),
+        pace=Pace(
+            concurrency=concurrency,
+            rate=rate,
+            margin=window_margin,
+            count_uploads=count_uploads,
+            bandwidth=bytes_a_second(bwlimit),
+        ),
+        timing=Timing(
+            patience=patience,
+            max_outage=max_outage,
+            stall=stall_timeout,
+            first_result=first_result,
+            settle=settle,
+        ),
     )
     taste = Taste(form=log_format, quiet=quiet, verbosity=verbose)
     words = context.obj
@@ -222,8 +234,65 @@ def upload(
             manifest, store, options, taste, folder=emulator_folder, results=results, arguments=words
         )
     else:
-        code = upload_now(manifest, store, options, taste, results=results, token_file=token_file, arguments=words)
+        code = upload_now(
+            manifest,
+            store,
+            options,
+            taste,
+            results=results,
+            token_file=token_file,
+            auth_url=auth_url,
+            arguments=words,
+        )
     raise typer.Exit(code)
+
+
+@app.command()
+def confirm(
+    store: Store = None,
+    api_url: ApiUrl = API_URL,
+    auth_url: AuthUrl = None,
+    token_file: TokenFile = None,
+    rate: Rate = PACE.rate,
+    ledger: LedgerPath = None,
+    patience: Annotated[
+        float,
+        typer.Option(
+            "--patience", metavar="SECONDS", help="How long to go on asking for images that are not there."
+        ),
+    ] = 60,
+    log_format: Events = LogFormat.AUTO,
+    quiet: Quiet = False,
+    verbose: Annotated[
+        int,
+        typer.Option("-v", "--verbose", count=True, show_default=False, help="Each image; -vv: each call too."),
+    ] = 0,
+) -> None:
+    """Collect the results of images that were sent and not waited for.
+
+    It asks the API for every image that the ledger knows as sent, or as perhaps sent when a run was cut off, and
+    records those that are there. Nothing is uploaded.
+
+    \b
+    Examples:
+      tileferry confirm --store 1003
+      tileferry confirm --store 1003 && tileferry results --store 1003
+
+    \b
+    Exit codes:
+      0  nothing is left waiting        3  token, scope, plan or store refused
+      1  some images still wait         4  another run holds the ledger
+    """
+    from tileferry.cli.confirming import collect
+    from tileferry.cli.screen import Taste
+
+    if store is None:
+        raise UsageError("which store? Give its id with --store, or set ECWID_STORE_ID.")
+    settings = Settings(
+        store_id=store, api_url=api_url, ledger=ledger, pace=Pace(rate=rate), timing=Timing(patience=patience)
+    )
+    taste = Taste(form=log_format, quiet=quiet, verbosity=verbose)
+    raise typer.Exit(collect(settings, taste, auth_url=auth_url, token_file=token_file))
 
 
 @app.command()

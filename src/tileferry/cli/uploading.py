@@ -70,10 +70,11 @@ def upload(
     *,
     results: Path | None = None,
     token_file: Path | None = None,
+    auth_url: str | None = None,
     arguments: tuple[str, ...] = (),
     environment: Mapping[str, str] = os.environ,
 ) -> int:
-    """Upload to the API that `options` name; returns the exit code.
+    """Upload to the API that `options` name; returns the exit code. `auth_url` is the API's where none is given.
 
     Raises `FatalError` when there is nothing to begin with; what ends the run later is said on the screen.
     """
@@ -82,7 +83,7 @@ def upload(
         Berth(
             options.for_store(store_id),
             Credentials.from_environment(
-                environment, store_id=store_id, token_file=token_file, auth_url=options.api_url
+                environment, store_id=store_id, token_file=token_file, auth_url=auth_url or options.api_url
             ),
         )
         for store_id in stores_of(opened, store, options)
@@ -91,12 +92,8 @@ def upload(
         berths=tuple(berths), default_store=store, results=results, arguments=arguments, manifest=str(manifest)
     )
     with open_screen(taste, environment) as screen:
-        if token_file is not None and readable_by_others(token_file):
-            screen.warn(
-                f"others on this computer can read {printable(str(token_file))}; "
-                "keep it to yourself (chmod 600), for whoever has the token can change your site."
-            )
-        return _run(lambda interruption: _ferry(job, opened, screen, interruption), screen, environment)
+        warn_of_readers(token_file, screen)
+        return run_on(screen, lambda interruption: _ferry(job, opened, screen, interruption), environment)
 
 
 def upload_to_emulator(
@@ -138,7 +135,7 @@ def upload_to_emulator(
             return await _ferry(job, opened, screen, interruption)
 
     with open_screen(taste, environment) as screen:
-        code = _run(lambda interruption: work(screen, interruption), screen, environment)
+        code = run_on(screen, lambda interruption: work(screen, interruption), environment)
         screen.note(
             "To look at the stored images, run this and open the address it shows:\n"
             f"  tileferry emulator --folder {printable(str(place))}"
@@ -166,12 +163,21 @@ def stores_of(manifest: Manifest, store: int | None, options: Options) -> list[i
     return list(named)
 
 
+def warn_of_readers(token_file: Path | None, screen: Screen) -> None:
+    """Say so if others can read the token."""
+    if token_file is not None and readable_by_others(token_file):
+        screen.warn(
+            f"others on this computer can read {printable(str(token_file))}; "
+            "keep it to yourself (chmod 600), for whoever has the token can change your site."
+        )
+
+
 def readable_by_others(path: Path) -> bool:
     """Whether the file's permissions let anyone but its owner read it (where there are such permissions)."""
     return os.name != "nt" and bool(path.stat().st_mode & (stat.S_IRGRP | stat.S_IROTH))
 
 
-def _run(work: Callable[[Interruption], Awaitable[int]], screen: Screen, environment: Mapping[str, str]) -> int:
+def run_on(screen: Screen, work: Callable[[Interruption], Awaitable[int]], environment: Mapping[str, str]) -> int:
     """Run `work` to its exit code; a fatal error is said on the screen, in the form that it speaks."""
     try:
         return run_interruptibly(work, environment)
