@@ -107,6 +107,9 @@ async def test_a_store_that_is_refused_ends_alone(tmp_path: Path) -> None:
         assert len(came) == 12
         assert sum(isinstance(event, RowEnded) for event in events) == 12
         assert sum(isinstance(event, RunEnded) for event in events) == 1
+        assert fleet.summary.count(Status.FAILED) == 4
+        assert not fleet.summary.complete
+        assert fleet.summary.failures == {"store 2004 ended early": 4}
         assert shop.emulator.truth().bad_token_calls == 1
 
 

@@ -64,6 +64,7 @@ class Fleet:
         self._default_store = default_store
         self._runs: dict[int, Run] = {}
         self._ended: dict[int, FatalError] = {}
+        self._stranded_rows: Counter[int] = Counter()
         self._rows: Rows = tuple
         self._draining = False
         self._work: asyncio.Task[None] | None = None
@@ -166,6 +167,7 @@ class Fleet:
         while some := await asyncio.to_thread(lambda: list(itertools.islice(stranded, ROWS_AT_ONCE))):
             for outcome in some:
                 await self._results.put(outcome)
+                self._stranded_rows[berth.store_id] += 1
                 broadcast(*self._listeners)(RowEnded(outcome=outcome))
 
     def _pass_on(self, event: Event) -> None:
@@ -202,7 +204,14 @@ class Fleet:
     def _final_summary(self, berth: Berth) -> Summary:
         run = self._runs.get(berth.store_id)
         if run is None:
-            return Summary(run_id=0, store_id=berth.store_id, ledger=berth.settings.ledger_path)
+            number = self._stranded_rows[berth.store_id]
+            return Summary(
+                run_id=0,
+                store_id=berth.store_id,
+                ledger=berth.settings.ledger_path,
+                statuses={Status.FAILED: number} if number else {},
+                failures={_reason(berth.store_id): number} if number else {},
+            )
         summary = run.summary
         pending = summary.count(Status.PENDING)
         if berth.store_id not in self._ended or not pending:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 _STAGES = {
     Stage.CLAIMED: "not begun, or to be begun again",
     Stage.RESERVED: "an upload slot is reserved; the next run asks whether the image arrived",
-    Stage.SENT: "sent; the next run asks for its result",
+    Stage.SENT: "sent; the next run or `tileferry confirm` asks for its result",
     Stage.CONFIRMED: "in the store",
     Stage.FAILED: "refused",
 }
