@@ -583,6 +583,30 @@ def test_a_real_upload_and_a_second_one(shop: Path, tmp_path: Path, capsys: pyte
     )
 
 
+def test_several_stores_in_one_manifest(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Each row goes to the store that it names, each store has a ledger, and the results are in manifest order."""
+    Image.new("RGB", (40, 30), "teal").save(tmp_path / "a.jpg")
+    (tmp_path / "stores.csv").write_text(
+        "storeId,tileId,path\n7,hero,a.jpg\n8,hero,a.jpg\n7,foot,a.jpg\nx,foot,a.jpg\n", encoding="utf-8"
+    )
+    assert main(["upload", "stores.csv", "--emulator-folder", "emulated"]) == 1
+    err = capsys.readouterr().err
+    assert re.search(r"uploaded +3 ", err)
+    assert re.search(r"store 7 +2 ", err)
+    assert "stores.csv, line 5: the storeId is x" in err
+    assert Path("emulated/ledger-7.sqlite3").exists()
+    assert Path("emulated/ledger-8.sqlite3").exists()
+    text = Path("emulated/results.csv").read_text(encoding="utf-8")
+    assert re.findall(r"^(\d),(\w+),a.jpg,(\w+),.*,(\w)$", text, re.MULTILINE) == [
+        ("2", "hero", "uploaded", "7"),
+        ("3", "hero", "uploaded", "8"),
+        ("4", "foot", "uploaded", "7"),
+        ("5", "foot", "failed", "x"),
+    ]
+    assert main(["upload", "stores.csv", "--emulator-folder", "emulated", "--ledger", "one.sqlite3"]) == 2
+    assert "each has a ledger of its own" in capsys.readouterr().err
+
+
 def test_the_emulator_serves_until_stopped(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -14,6 +14,7 @@ import pytest
 
 from shop import QUICK, Shop, identities, identity, open_shop, statuses
 from tileferry import OutageError, Outcome, Pace, Settings, Status, api
+from tileferry.addresses import check_upload_url
 from tileferry.emulator import Fault, FaultKind
 from tileferry.errors import RejectedError
 from tileferry.settings import API_URL
@@ -237,7 +238,7 @@ REFUSED_ADDRESSES = {
 def test_an_upload_address_that_cannot_be_trusted_is_refused(url: str) -> None:
     """No picture goes to a file, over plain HTTP, to a name with credentials, or into the own network."""
     with pytest.raises(RejectedError, match=REFUSED_ADDRESSES[url]) as refused:
-        api.check_upload_url(url, api_url=API_URL)
+        check_upload_url(url, api_url=API_URL)
     assert refused.value.reason == "upload address refused"
     assert not url or url not in str(refused.value)
 
@@ -248,7 +249,7 @@ def test_an_upload_address_that_cannot_be_trusted_is_refused(url: str) -> None:
 )
 def test_an_upload_address_outside_is_taken(url: str) -> None:
     """A public https address is taken, whatever its query looks like."""
-    api.check_upload_url(url, api_url=API_URL)
+    check_upload_url(url, api_url=API_URL)
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,7 @@ FLOORS: list[set[str]] = [
     {"auth"},
     {"answers"},
     {"wire"},
-    {"ledger", "images", "outage", "budget", "retry", "delay"},
+    {"addresses", "ledger", "images", "outage", "budget", "retry", "delay"},
     {"journal"},
     {"schema"},
     {"multipart", "manifest", "clock", "settings", "events"},

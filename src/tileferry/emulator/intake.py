@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from aiohttp import hdrs
@@ -12,6 +11,7 @@ from aiohttp import hdrs
 from tileferry.emulator.answers import CallError, wrong_parameter
 from tileferry.emulator.multipart import MAX_HEAD_BYTES, FileReader, MultipartError, boundary_of
 from tileferry.emulator.pictures import Picture, measure
+from tileferry.emulator.store import Received
 from tileferry.model import ImageKind
 
 if TYPE_CHECKING:
@@ -25,17 +25,6 @@ FLUSH_BYTES = 1024 * 1024
 """A body goes to disk in pieces of this size, so that is what an upload costs in memory."""
 
 _MEDIA_TYPES = frozenset(kind.value for kind in ImageKind)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Received:
-    """A complete picture, lying at `path` until it is stored. `digest` is SHA-256 in lower-case hex."""
-
-    path: Path
-    digest: str
-    size: int
-    picture: Picture
-    filename: str
 
 
 class _Spool:

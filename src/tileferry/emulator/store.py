@@ -19,11 +19,22 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from tileferry.emulator.intake import Received
+    from tileferry.emulator.pictures import Picture
     from tileferry.emulator.settings import EmulatorSettings
 
 BUCKET = "emu-1"
 """The name of the only bucket."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Received:
+    """A complete picture, lying at `path` until it is stored. `digest` is SHA-256 in lower-case hex."""
+
+    path: Path
+    digest: str
+    size: int
+    picture: Picture
+    filename: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
