@@ -54,9 +54,11 @@ HOMES: dict[str, set[str]] = {
 
 NAMES = [
     "BadRow",
+    "Berth",
     "Credentials",
     "Event",
     "FatalError",
+    "Fleet",
     "LedgerBusyError",
     "LedgerError",
     "Listener",
@@ -74,6 +76,7 @@ NAMES = [
     "Timing",
     "TokenRefusedError",
     "UsageError",
+    "open_fleet",
     "open_manifest",
     "open_run",
 ]

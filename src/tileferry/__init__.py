@@ -22,6 +22,7 @@ if TYPE_CHECKING:
         UsageError,
     )
     from tileferry.events import Event, Listener, Summary
+    from tileferry.fleet import Berth, Fleet, open_fleet
     from tileferry.manifest import Manifest, open_manifest
     from tileferry.model import BadRow, Outcome, Row, Status
     from tileferry.run import Run, open_run
@@ -29,9 +30,11 @@ if TYPE_CHECKING:
 
 __all__ = [
     "BadRow",
+    "Berth",
     "Credentials",
     "Event",
     "FatalError",
+    "Fleet",
     "LedgerBusyError",
     "LedgerError",
     "Listener",
@@ -49,6 +52,7 @@ __all__ = [
     "Timing",
     "TokenRefusedError",
     "UsageError",
+    "open_fleet",
     "open_manifest",
     "open_run",
 ]
@@ -65,6 +69,7 @@ _HOMES = {
         "TokenRefusedError",
         "UsageError",
     ),
+    "fleet": ("Berth", "Fleet", "open_fleet"),
     "events": ("Event", "Listener", "Summary"),
     "manifest": ("Manifest", "open_manifest"),
     "model": ("BadRow", "Outcome", "Row", "Status"),
