@@ -5,8 +5,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, field
+
+PULSE = 5.0
+"""Seconds between two looks at whether the machine has been asleep."""
 
 
 def loop_time() -> float:
@@ -50,3 +53,23 @@ class Clock:
         """Seconds that have passed while the run could move: what patience is measured in."""
         still = self.now() - self._since if self._reasons else 0.0
         return self.now() - self._lost - still
+
+
+@contextlib.asynccontextmanager
+async def minding_sleep(clock: Clock) -> AsyncIterator[None]:
+    """Meanwhile, take the hours in which the whole machine slept out of everyone's patience."""
+
+    async def feel_pulse() -> None:
+        while True:
+            before = clock.now()
+            await asyncio.sleep(PULSE)
+            overslept = clock.now() - before - PULSE
+            if overslept > PULSE:
+                clock.lose(overslept)
+
+    pulse = asyncio.create_task(feel_pulse())
+    try:
+        yield
+    finally:
+        pulse.cancel()
+        await asyncio.wait([pulse])

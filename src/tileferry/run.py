@@ -15,7 +15,7 @@ from tileferry import history
 from tileferry.api import open_api
 from tileferry.auth import Credentials
 from tileferry.bandwidth import Bandwidth, Unlimited, limited_to
-from tileferry.clock import Clock
+from tileferry.clock import Clock, minding_sleep
 from tileferry.delay import ResultDelay
 from tileferry.errors import OutageError, PatienceError
 from tileferry.events import DrainBegan, Listener, RetryPlanned, RowEnded, RunEnded, RunStarted, Summary, broadcast
@@ -30,9 +30,6 @@ from tileferry.transfer import Means
 
 OUTCOMES_AHEAD = 1000
 """Outcomes that may wait for whoever reads them, before the workers wait too."""
-
-PULSE = 5.0
-"""Seconds between two looks at whether the machine has been asleep."""
 
 
 class Run:
@@ -104,7 +101,7 @@ class Run:
 
     async def _carry_all(self, rows: Iterable[Row | BadRow]) -> None:
         try:
-            async with _pulse(self._means.clock):
+            async with minding_sleep(self._means.clock):
                 await self._pool.run(rows)
         finally:
             task = asyncio.current_task()
@@ -202,23 +199,3 @@ async def probe(means: Means) -> dict[str, str]:
         raise OutageError(f"the API gives no usable answer: {exc}") from exc
     await means.ledger.learned_buckets(buckets)
     return dict(buckets)
-
-
-@contextlib.asynccontextmanager
-async def _pulse(clock: Clock) -> AsyncIterator[None]:
-    """Meanwhile, take the hours in which the whole machine slept out of everyone's patience."""
-
-    async def beat() -> None:
-        while True:
-            before = clock.now()
-            await asyncio.sleep(PULSE)
-            overslept = clock.now() - before - PULSE
-            if overslept > PULSE:
-                clock.lose(overslept)
-
-    beating = asyncio.create_task(beat())
-    try:
-        yield
-    finally:
-        beating.cancel()
-        await asyncio.wait([beating])
