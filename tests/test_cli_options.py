@@ -143,6 +143,7 @@ def settings_for(jobs: list[Job], shop: Path, words: str) -> Settings:
         ("--window-margin 2.5", Settings(store_id=1003, pace=Pace(margin=2.5))),
         ("--first-result 7", Settings(store_id=1003, timing=Timing(first_result=7))),
         ("--settle 90", Settings(store_id=1003, timing=Timing(settle=90))),
+        ("--slot-lifetime 600", Settings(store_id=1003, timing=Timing(slot_lifetime=600))),
     ],
 )
 def test_options_become_settings(jobs: list[Job], shop: Path, words: str, expected: Settings) -> None:

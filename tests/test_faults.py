@@ -399,3 +399,27 @@ async def test_faults_do_not_lose_what_a_hasty_run_left(tmp_path: Path) -> None:
         assert all(outcome.url for outcome in outcomes)
         assert shop.stored() == identities(rows)
         assert shop.calls()["upload"] == 4
+
+
+@pytest.mark.parametrize("arrived", [True, False])
+async def test_a_slot_of_an_earlier_run_that_is_too_old_is_asked_about_and_replaced(
+    arrived: bool, tmp_path: Path
+) -> None:
+    """With a slot lifetime set, no body goes to an older slot; it is replaced only when no image is behind it."""
+    async with open_shop(tmp_path) as shop:
+        row = shop.picture("hero.jpg")
+        fault = Fault(FaultKind.HANG_AFTER if arrived else FaultKind.RESET_BEFORE)
+        shop.emulator.script_always("upload", fault)
+        shop.emulator.script_always("result", Fault(FaultKind.STATUS, status=500))
+        impatient = replace(QUICK, patience=0.6)
+        [outcome] = await shop.upload([row], timing=impatient)
+        assert outcome.status is Status.FAILED
+        before = shop.calls()
+        shop.emulator.script_always("upload", None)
+        shop.emulator.script_always("result", None)
+        [outcome] = await shop.upload([row], timing=replace(QUICK, slot_lifetime=0.001))
+        assert outcome.status is Status.UPLOADED
+        assert shop.stored() == identities([row])
+        after = shop.calls()
+        assert after["reserve"] - before["reserve"] == (0 if arrived else 1)
+        assert after["upload"] - before["upload"] == (0 if arrived else 1)

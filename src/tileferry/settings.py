@@ -128,6 +128,7 @@ class Timing:
     `stall`: how long an upload may move no byte before it is given up (a slow line is no stall).
     `first_result`: from an accepted body to the first question for its result; adapts to what is seen.
     `settle`: how long after an unclear upload the image may still turn up before the body is sent again.
+    `slot_lifetime`: how old a slot of an earlier run may be to be used again; 0: as old as the host takes it.
     `resend`: how long an accepted upload may show no result before it is sent to its slot once more.
     `backoff`: the first wait between two tries; it doubles, up to `backoff_limit`.
     `cool_down`: the pause after a 429 that names none that makes sense.
@@ -142,6 +143,7 @@ class Timing:
     stall: float = 60.0
     first_result: float = 3.0
     settle: float = 20.0
+    slot_lifetime: float = 0.0
     resend: float = 180.0
     backoff: float = 0.5
     backoff_limit: float = 60.0

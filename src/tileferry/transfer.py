@@ -39,6 +39,9 @@ ASK_GROWTH = 2.5
 LONGEST_ASK_WAIT = 30.0
 """Seconds between two questions for the same result, at the most."""
 
+SLOT_GONE = 410
+"""The status by which an upload host says that a slot is no more."""
+
 SLOT_USED = 409
 """The status by which an upload host says that a slot holds something already: never reason for a new slot."""
 
@@ -136,6 +139,9 @@ class Transfer:
         else:
             self._stage = Stage.RESERVED
             self._doubt = Delivery.WHOLE
+            if 0 < self._timing.slot_lifetime < claim.age:
+                # As good as refused: it is asked about like any other, but no body is sent there in vain.
+                self._refusal = SlotRefusedError("the slot is older than a slot lives", status=SLOT_GONE)
 
     async def _go_on(self) -> StoredImage | None:
         """From wherever the image stands, as far as it goes; called again after each passing failure."""

@@ -28,6 +28,7 @@ from tileferry.cli.options import (
     Quiet,
     Rate,
     Settle,
+    SlotLifetime,
     Store,
     TokenFile,
     WindowMargin,
@@ -171,6 +172,7 @@ def upload(
     window_margin: WindowMargin = PACE.margin,
     first_result: FirstResult = TIMING.first_result,
     settle: Settle = TIMING.settle,
+    slot_lifetime: SlotLifetime = TIMING.slot_lifetime,
     no_confirm: Annotated[
         bool, typer.Option("--no-confirm", help="Do not wait until the API shows each image.")
     ] = False,
@@ -225,6 +227,7 @@ def upload(
             stall=stall_timeout,
             first_result=first_result,
             settle=settle,
+            slot_lifetime=slot_lifetime,
         ),
     )
     taste = Taste(form=log_format, quiet=quiet, verbosity=verbose)

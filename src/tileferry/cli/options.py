@@ -73,6 +73,15 @@ FirstResult = Annotated[
         help="From an upload to the first question for its result; adapts.",
     ),
 ]
+SlotLifetime = Annotated[
+    float,
+    typer.Option(
+        "--slot-lifetime",
+        metavar="SECONDS",
+        show_default="as the host says",
+        help="How old a slot of an earlier run may be to be used again.",
+    ),
+]
 Settle = Annotated[
     float,
     typer.Option(
