@@ -139,8 +139,9 @@ class Transfer:
         else:
             self._stage = Stage.RESERVED
             self._doubt = Delivery.WHOLE
-            if 0 < self._timing.slot_lifetime < claim.age:
-                # As good as refused: it is asked about like any other, but no body is sent there in vain.
+            if claim.stage is not Stage.SENT and 0 < self._timing.slot_lifetime < claim.age:
+                # As good as refused: it is asked about like any other, but no body is sent there in vain. Not
+                # where one was accepted: only the host itself can say that such an image is not merely slow.
                 self._refusal = SlotRefusedError("the slot is older than a slot lives", status=SLOT_GONE)
 
     async def _go_on(self) -> StoredImage | None:
